@@ -1,0 +1,5 @@
+"""`python -m harmonet` is `harmonet`."""
+
+from harmonet.cli import main
+
+main()

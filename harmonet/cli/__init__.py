@@ -1,0 +1,72 @@
+"""The command line: one file per verb, and one place where errors become exit statuses.
+
+Data go to stdout, notes and progress to stderr. Exit status: 0 done; 1 a check or run failed; 2 the user's input is
+wrong; 130 interrupted, 143 terminated.
+"""
+
+import os
+import signal
+import sys
+import warnings
+from typing import Any, NoReturn
+
+import typer
+
+from harmonet.cli import catalogue, compose, data, demo, evaluate, predict, simulate, train
+from harmonet.errors import HarmonetError
+
+app = typer.Typer(
+    name="harmonet",
+    help="Learn from travelling heads to turn diffusion MRI of one scanner into that of another.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("demo")(demo.demo)
+app.command("simulate")(simulate.simulate)
+app.add_typer(data.app, name="data")
+app.command("list")(catalogue.list_)
+app.command("show")(catalogue.show)
+app.command("compose")(compose.compose)
+app.command("train")(train.train)
+app.command("eval")(evaluate.eval_)
+app.command("predict")(predict.predict)
+
+
+@app.callback(invoke_without_command=True)
+def _options(version: bool = typer.Option(False, "--version", help="Print the version and end.")) -> None:
+    if version:
+        from harmonet import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> NoReturn:
+    """Run the command line; a user's mistake ends with one sentence and no traceback."""
+    # Idle OpenMP threads sleep instead of spinning: on a busy machine that is the difference between hours and minutes.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # an ASCII terminal shows ? for what it cannot show
+    warnings.showwarning = _one_line
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app()
+    except HarmonetError as error:
+        typer.echo(f"harmonet: {error}", err=True)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        typer.echo("harmonet: interrupted", err=True)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _one_line(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    typer.echo(f"harmonet: {category.__name__}: {message}", err=True)
+
+
+def _terminate(*_: Any) -> NoReturn:
+    typer.echo("harmonet: terminated", err=True)
+    sys.exit(143)

@@ -1,0 +1,1 @@
+"""Travelling heads: reading, checking, grids, patches, splits and simulation."""

@@ -1,0 +1,245 @@
+"""Scoring: whole volumes of held-out subjects, the subject as the unit."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harmonet.build import read_heads, representation, shell_of
+from harmonet.composer import Model
+from harmonet.data.layout import TravellingHeads
+from harmonet.data.scan import truth_scan
+from harmonet.data.volumes import Head, represent
+from harmonet.errors import DataError, RunError
+from harmonet.evaluation.baselines import BASELINES
+from harmonet.inference import Where, predict_stages
+from harmonet.metrics.sh_error import sh_mse, sh_mse_by_order
+from harmonet.runs.folder import Trained, is_complete, load
+from harmonet.runs.train import SINGLES
+from harmonet.training.loop import Watch
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Error of one method on one platform of one subject.
+
+    Attributes:
+        method: Baseline, network, or run and stage.
+        platform, subject: What was predicted for whom.
+        against: `target` (the noisy image) or `truth` (the noise-free one, known for simulated data).
+        sh_mse: Mean squared error of the SH coefficients in the target's mask, raw units of S / S0.
+        by_order: The same for each l.
+    """
+
+    method: str
+    platform: str
+    subject: str
+    against: str
+    sh_mse: float
+    by_order: Mapping[int, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """One subject's volumes of one platform for pictures, each (X, Y, Z, C) on the target's grid."""
+
+    platform: str
+    subject: str
+    mask: NDArray[np.bool_]
+    source: Floats
+    target: Floats
+    truth: Floats | None
+    prediction: Floats
+    method: str
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Scores of all methods on all test subjects.
+
+    Attributes:
+        scores: One per method, platform, subject and reference.
+        methods: In the order of the table.
+        platforms: Target platforms.
+        subjects: Test subjects.
+        label: What must be said of the data.
+        leaky: Whether a test subject had been trained on.
+        maps: The first subject's volumes.
+    """
+
+    scores: Sequence[Score]
+    methods: Sequence[str]
+    platforms: Sequence[str]
+    subjects: Sequence[str]
+    label: str
+    leaky: bool
+    maps: Sequence[Maps]
+
+    def values(self, method: str, platform: str, against: str) -> list[float]:
+        """Errors of one method on one platform, one per subject."""
+        return [s.sh_mse for s in self.scores if (s.method, s.platform, s.against) == (method, platform, against)]
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything but the pictures, for JSON."""
+        return {
+            "label": self.label,
+            "leaky": self.leaky,
+            "subjects": list(self.subjects),
+            "platforms": list(self.platforms),
+            "scores": [asdict(score) for score in self.scores],
+        }
+
+    @property
+    def references(self) -> list[str]:
+        """`target`, and `truth` where it is known."""
+        return [name for name in ("target", "truth") if any(s.against == name for s in self.scores)]
+
+
+NOISE = "the target itself"  # its error against truth is the noise in it
+
+
+def evaluate(
+    runs: Sequence[Trained],
+    dataset: TravellingHeads,
+    watch: Watch,
+    *,
+    allow_leak: bool = False,
+    auto_mask: bool = False,
+) -> Evaluation:
+    """Errors on the test subjects of every run and of the single networks inside it, beside the baselines.
+
+    Raises:
+        RunError: The runs do not belong together, or a test subject was trained on.
+        DataError: A test subject is not in the data set.
+    """
+    first = runs[0]
+    subjects = _subjects(runs, dataset)
+    leaky = _leaks(runs, subjects, allow_leak)
+    members = [member for run in runs for member in _members(run, with_name=len(runs) > 1)]
+    scores: list[Score] = []
+    maps: list[Maps] = []
+    for number, subject in enumerate(subjects):
+        head = read_heads(dataset, [subject], first.recipe, lambda *_: None, auto_mask=auto_mask)[0]
+        truths = _truths(dataset, subject, first)
+        predicted: dict[str, dict[str, Floats]] = {}
+        for step, (name, run, model) in enumerate(members):
+            watch("evaluating", number * len(members) + step, len(subjects) * len(members), f"{subject}: {name}")
+            for method, stage in _predict(name, run, model, head):
+                predicted.setdefault(method, {}).update(stage)
+        for platform, target in head.targets.items():
+            rows = {name: baseline(head, platform) for name, baseline in BASELINES.items()}
+            if platform in truths:
+                rows[NOISE] = target.channels
+            rows |= {method: stage[platform] for method, stage in predicted.items() if platform in stage}
+            references = {"target": target.channels} | ({"truth": truths[platform]} if platform in truths else {})
+            scores += [
+                _score(method, platform, subject, against, channels, reference, target.mask)
+                for method, channels in rows.items()
+                for against, reference in references.items()
+                if (method, against) != (NOISE, "target")
+            ]
+            if number == 0:
+                best = list(rows)[-1]
+                shown = BASELINES["interpolation"](head, platform)
+                maps.append(
+                    Maps(platform, subject, target.mask, shown, target.channels, truths.get(platform), rows[best], best)
+                )
+    watch("evaluating", len(subjects) * len(members), len(subjects) * len(members), "done")
+    return Evaluation(
+        scores=scores,
+        methods=list(dict.fromkeys(s.method for s in scores)),
+        platforms=first.task.target_names,
+        subjects=subjects,
+        label=dataset.label,
+        leaky=leaky,
+        maps=maps,
+    )
+
+
+def _subjects(runs: Sequence[Trained], dataset: TravellingHeads) -> tuple[str, ...]:
+    """The test subjects that all runs share."""
+    first = runs[0]
+    for run in runs[1:]:
+        if run.task != first.task or run.recipe.representation != first.recipe.representation:
+            raise RunError(f"{run.folder} and {first.folder} predict other platforms or channels: evaluate them apart.")
+        if run.split.test != first.split.test:
+            raise RunError(
+                f"{run.folder} tests on {', '.join(run.split.test)}, {first.folder} on {', '.join(first.split.test)}: "
+                "runs in one table need the same test subjects."
+            )
+    missing = set(first.split.test) - set(dataset.subjects)
+    if missing:
+        raise DataError(
+            f"{dataset.root} lacks the test subjects {', '.join(sorted(missing))}: "
+            f"it has {', '.join(dataset.subjects)}; give the data set that the run was split on."
+        )
+    return first.split.test
+
+
+def _leaks(runs: Sequence[Trained], subjects: Sequence[str], allow_leak: bool) -> bool:
+    seen = {name for run in runs for name in (*run.split.train, *run.split.validation)} & set(subjects)
+    if seen and not allow_leak:
+        raise RunError(
+            f"{', '.join(sorted(seen))} trained a run: test on others, or use --allow-leak to mark the result."
+        )
+    return bool(seen)
+
+
+def _members(run: Trained, *, with_name: bool) -> Iterator[tuple[str, Trained, Model]]:
+    """Each single network as it was pre-trained, then the run's own model."""
+    prefix = f"{run.folder.name}: " if with_name else ""
+    for folder in sorted((run.folder / SINGLES).glob("*")):
+        if is_complete(folder):
+            single = load(folder)
+            ((_, network),) = single.networks.items()
+            yield f"{prefix}{network}", single, single.model
+    if run.recipe.model.fusion is not None:
+        yield f"{prefix}{run.recipe.model.fusion}", run, run.model
+    elif not (run.folder / SINGLES).is_dir():
+        ((_, network), *_) = run.networks.items()
+        yield f"{prefix}{network}", run, run.model
+
+
+def _predict(name: str, run: Trained, model: Model, head: Head) -> Iterator[tuple[str, dict[str, Floats]]]:
+    """Method name and raw channels by platform, one pair per stage."""
+    source = run.standardise[run.task.source.name].apply(head.source)
+    factors = run.task.upsampling
+    where = {p: Where(head.targets[p].grid, factors[p], head.nodes[p]) for p in model.singles}
+    stages = predict_stages(model, source, head.source.mask, where, run.recipe.model.patch_size)
+    for number, stage in enumerate(stages):
+        method = f"{name}, stage {number}" if len(stages) > 1 else name
+        yield method, {p: run.standardise[p].invert(channels) for p, channels in stage.items()}
+
+
+def _truths(dataset: TravellingHeads, subject: str, run: Trained) -> dict[str, Floats]:
+    """Noise-free channels of each target platform, where the data set has them."""
+    encoder, shell = representation(run.recipe), shell_of(run.task)
+    found = {}
+    for platform in run.task.target_names:
+        scan = truth_scan(dataset.acquisition(subject, platform))
+        if scan is not None:
+            found[platform] = represent(scan, encoder, shell).channels
+    return found
+
+
+def _score(
+    method: str,
+    platform: str,
+    subject: str,
+    against: str,
+    channels: Floats,
+    reference: Floats,
+    mask: NDArray[np.bool_],
+) -> Score:
+    return Score(
+        method,
+        platform,
+        subject,
+        against,
+        sh_mse(channels, reference, mask),
+        sh_mse_by_order(channels, reference, mask),
+    )

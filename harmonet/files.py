@@ -1,0 +1,89 @@
+"""Files that are there whole or not at all: what cannot be read is told apart, what is written is complete."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from harmonet.errors import DataError, OutputError
+
+AGAIN = "copy it again from its source"
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let `write` fill a file that takes the place of `path` once it is complete and on disk, and never before.
+
+    Raises:
+        OutputError: The place cannot be written; what was there is still there.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        try:
+            with aside.open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"{path} cannot be written ({reason}): free space there or choose another place.") from error
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write the content, so that at any instant the old or the new file is there; folders are made as needed."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path.parent} cannot be made ({error.strerror}): choose another place.") from error
+    write_atomically(path, lambda file: file.write(content))
+
+
+def sha256(path: Path) -> str:
+    """Digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_readable(path: Path) -> None:
+    """Nothing, where `path` holds content; the commonest ways of holding none are told apart.
+
+    Raises:
+        DataError: Missing, empty, a folder, a git-annex or git-LFS pointer, or a web page.
+    """
+    if path.is_symlink() and not path.exists():
+        target = str(path.readlink())
+        if "annex/objects" in target:
+            raise DataError(f"{path} is a git-annex link without content: run `datalad get {path}`.")
+        raise DataError(f"{path} is a link to {target}, which does not exist: mend the link.")
+    if path.is_dir():
+        raise DataError(f"{path} is a folder, a file was expected: name the file in it.")
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist: check the name.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be opened ({error.strerror}): check its permissions.") from error
+    if not head:
+        raise DataError(f"{path} is empty (0 bytes): {AGAIN}.")
+    if head.startswith(b"version https://git-lfs"):
+        raise DataError(f"{path} is a git-LFS pointer without content: run `git lfs pull`.")
+    if head.startswith(b"/annex/objects"):
+        raise DataError(f"{path} is a git-annex pointer without content: run `datalad get {path}`.")
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:9].lower().startswith((b"<!doctype", b"<html")):
+        raise DataError(f"{path} is a web page, not data: download the file itself.")
+
+
+def free_memory() -> int:
+    """Bytes of memory that can be taken without swapping, as far as the system tells."""
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    with suppress(OSError, ValueError, AttributeError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return 4 << 30

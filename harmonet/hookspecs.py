@@ -1,0 +1,35 @@
+"""The questions that harmonet asks a plugin. A plugin answers with lists and does nothing when imported.
+
+A package offers its answers in the entry-point group `harmonet`:
+
+    [project.entry-points.harmonet]
+    my_package = "my_package"
+
+    @harmonet.hookimpl
+    def harmonet_networks():
+        return [harmonet.NetworkEntry(name="odd", build="my_package.odd:Odd", summary="...")]
+"""
+
+import pluggy
+
+from harmonet.registry import FusionEntry, NetworkEntry, RepresentationEntry
+
+GROUP = "harmonet"
+
+hookspec = pluggy.HookspecMarker("harmonet")
+hookimpl = pluggy.HookimplMarker("harmonet")
+
+
+@hookspec
+def harmonet_networks() -> list[NetworkEntry]:  # type: ignore[empty-body]
+    """Single networks to register."""
+
+
+@hookspec
+def harmonet_fusions() -> list[FusionEntry]:  # type: ignore[empty-body]
+    """Fusions to register."""
+
+
+@hookspec
+def harmonet_representations() -> list[RepresentationEntry]:  # type: ignore[empty-body]
+    """Representations to register."""

@@ -1,0 +1,27 @@
+"""Squared error of SH coefficients."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harmonet import sh
+
+
+def sh_mse(prediction: NDArray[np.floating], truth: NDArray[np.floating], mask: NDArray[np.bool_]) -> float:
+    """Mean squared error over the mask's voxels and all coefficients.
+
+    Args:
+        prediction, truth: (X, Y, Z, C) in the same units.
+        mask: (X, Y, Z).
+
+    >>> sh_mse(np.zeros((1, 1, 2, 6)), np.full((1, 1, 2, 6), 2.0), np.array([[[True, False]]]))
+    4.0
+    """
+    return float(np.mean((prediction[mask] - truth[mask]) ** 2, dtype=np.float64))
+
+
+def sh_mse_by_order(
+    prediction: NDArray[np.floating], truth: NDArray[np.floating], mask: NDArray[np.bool_]
+) -> dict[int, float]:
+    """The same for each l; high orders of few directions are mostly noise, and the total hides it."""
+    squares = np.asarray(np.mean((prediction[mask] - truth[mask]) ** 2, axis=0, dtype=np.float64))
+    return {l: float(squares[s].mean()) for l, s in sh.order_slices(sh.order_of(len(squares))).items()}

@@ -1,0 +1,228 @@
+"""The recipe: a TOML file that defines a model and its training. Data only, never evaluated.
+
+Keys are strict: an unknown or mistyped one is an error, so nobody trains with a default they did not mean.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from harmonet.errors import DataError, RecipeError, nearest
+from harmonet.platforms import Platform, Task
+
+LARGEST = 1_000_000  # bytes: a recipe is read by people
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, strict=True)
+
+
+class PlatformTable(_Strict):
+    """A platform as the recipe writes it."""
+
+    name: str
+    voxel_size: Annotated[list[float], Field(min_length=3, max_length=3)]
+    shells: Annotated[list[float], Field(min_length=1)]
+    directions: Positive
+    te: float | None = None
+    tr: float | None = None
+
+    @classmethod
+    def of(cls, platform: Platform) -> Self:
+        """The table of a platform."""
+        return cls(
+            name=platform.name,
+            voxel_size=list(platform.voxel_size),
+            shells=list(platform.shells),
+            directions=platform.directions,
+            te=platform.te,
+            tr=platform.tr,
+        )
+
+    def platform(self) -> Platform:
+        """The platform of the table."""
+        x, y, z = self.voxel_size
+        return Platform(self.name, (x, y, z), tuple(self.shells), self.directions, self.te, self.tr)
+
+
+class RepresentationTable(_Strict):
+    """How a signal becomes channels."""
+
+    name: str = "sh_signal"
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class ModelTable(_Strict):
+    """Which networks may predict which platform, and how they are joined.
+
+    Attributes:
+        candidates: Target platform to names of networks or run folders; with several, training keeps the one of
+            lowest error on the validation subjects.
+        fusion: Name of a fusion; absent for single networks alone.
+        refine: Platforms that the fusion predicts in later stages.
+        taps: Network, or `platform.network`, to layer names.
+        options: Name of a network or fusion to its options.
+    """
+
+    candidates: dict[str, Annotated[list[str], Field(min_length=1)]]
+    fusion: str | None = None
+    refine: list[str] = Field(default_factory=list)
+    taps: dict[str, list[str]] = Field(default_factory=dict)
+    options: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    patch_size: Positive = 11
+
+
+class SplitTable(_Strict):
+    """Who is kept out of training: numbers of subjects, or their names."""
+
+    validation: Positive | list[str] = 1
+    test: Positive | list[str] = 1
+
+
+class TrainingTable(_Strict):
+    """The schedule. Defaults are the paper's where it says (Blumberg et al. 2019, section 3); the others are ours.
+
+    Attributes:
+        epochs: Epochs for each single network (paper: 50 or more in all).
+        joint_epochs: Epochs for the composed model.
+        patches_per_subject: Patches per training subject and epoch (the paper's test set suggests 278).
+        validation_patches: Patches per validation subject.
+        batch_size: Patches per step (paper: 12).
+        learning_rate: Of Adam (paper: 1e-4).
+        decay: Factor on the learning rate every `decay_every` epochs (paper: 1/sqrt 2 every 15 or 25).
+        threads: Processor threads; 0 for what torch chooses.
+    """
+
+    epochs: Positive = 50
+    joint_epochs: Positive = 50
+    patches_per_subject: Positive = 278
+    validation_patches: Positive = 278
+    batch_size: Positive = 12
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    decay: Fraction = 2**-0.5
+    decay_every: Positive = 15
+    threads: Annotated[int, Field(ge=0)] = 0
+
+
+class Recipe(_Strict):
+    """Everything that defines a model and its training."""
+
+    format: Literal[1] = 1
+    seed: Annotated[int, Field(ge=0)] = 0
+    note: str = ""
+    source: PlatformTable
+    target: Annotated[list[PlatformTable], Field(min_length=1)]
+    representation: RepresentationTable = Field(default_factory=RepresentationTable)
+    model: ModelTable
+    split: SplitTable = Field(default_factory=SplitTable)
+    training: TrainingTable = Field(default_factory=TrainingTable)
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Self:
+        names = [platform.name for platform in self.target]
+        if len(set(names)) != len(names) or self.source.name in names:
+            raise ValueError("every platform has one name, and the source is no target")
+        for key, given in (("candidates", self.model.candidates), ("refine", self.model.refine)):
+            for name in given:
+                if name not in names:
+                    raise ValueError(f"model.{key} names {name!r}, which is no target. {nearest(name, names)}")
+        if set(self.model.candidates) != set(names):
+            missing = ", ".join(sorted(set(names) - set(self.model.candidates)))
+            raise ValueError(f"model.candidates has no network for {missing}")
+        if bool(self.model.refine) != (self.model.fusion is not None):
+            raise ValueError("model.fusion and model.refine go together: give both or neither")
+        return self
+
+    @property
+    def task(self) -> Task:
+        """Source and targets."""
+        return Task(self.source.platform(), tuple(table.platform() for table in self.target))
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in a TOML file.
+
+    Raises:
+        RecipeError: The file is no TOML, too large, or has a key or value that a recipe does not have.
+    """
+    return parse(_read_toml(path), str(path))
+
+
+class _Platforms(_Strict):
+    """A file of platforms alone."""
+
+    source: PlatformTable
+    target: Annotated[list[PlatformTable], Field(min_length=1)]
+
+
+def read_task(path: Path) -> Task:
+    """Source and targets in a TOML file with [source] and [[target]] tables, as a recipe has them."""
+    try:
+        tables = _Platforms.model_validate(_read_toml(path))
+    except ValidationError as error:
+        raise RecipeError(f"platforms {path}: {_first_problem(error)}") from None
+    return Task(tables.source.platform(), tuple(table.platform() for table in tables.target))
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be read: {error.strerror or error}.") from None
+    if len(raw) > LARGEST:
+        raise RecipeError(f"{path} has {len(raw)} bytes, more than {LARGEST}: this is no recipe.")
+    try:
+        return tomllib.loads(raw.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RecipeError(f"{path} is no TOML: {error}.") from None
+
+
+def parse(tables: dict[str, Any], where: str) -> Recipe:
+    """The recipe in a dict of tables; `where` names it in errors."""
+    try:
+        recipe = Recipe.model_validate(tables)
+        for platform in (recipe.source, *recipe.target):
+            platform.platform()
+    except ValidationError as error:
+        raise RecipeError(f"recipe {where}: {_first_problem(error)}") from None
+    except DataError as error:
+        raise RecipeError(f"recipe {where}: {error}") from None
+    return recipe
+
+
+def _first_problem(error: ValidationError) -> str:
+    problems = sorted(error.errors(), key=lambda p: p["type"] != "extra_forbidden")  # a mistyped key explains the rest
+    first = problems[0]
+    place = ".".join(str(part) for part in first["loc"])
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(first["loc"][:-1])
+        return f"unknown key {place}. {nearest(str(first['loc'][-1]), known)}{more}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{place + ': ' if place else ''}{message}, found {first['input']!r:.60}{more}."
+
+
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    """Keys that a table of the recipe may have."""
+    homes: dict[str, type[BaseModel]] = {
+        "source": PlatformTable,
+        "target": PlatformTable,
+        "representation": RepresentationTable,
+        "model": ModelTable,
+        "split": SplitTable,
+        "training": TrainingTable,
+    }
+    model = homes.get(str(location[0]), Recipe) if location else Recipe
+    return list(model.model_fields)
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe as TOML, complete: every default is written out, so that it means the same next year."""
+    import tomli_w
+
+    return tomli_w.dumps(recipe.model_dump(exclude_none=True))

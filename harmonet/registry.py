@@ -1,0 +1,164 @@
+"""Names and what they stand for. An entry is a typed card; a registry refuses a name that is taken.
+
+`build` may be an object or the text "package.module:attribute", which is imported when it is first needed, so that
+listing needs no torch.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from importlib import import_module
+from typing import Any, ClassVar, Generic, TypeVar
+
+import catalogue
+
+from harmonet.errors import NotFoundError, RegistrationError, nearest
+from harmonet.platforms import NAME
+
+Build = Callable[..., Any] | str
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a method was published."""
+
+    title: str
+    year: int
+    doi: str | None = None
+
+    def __str__(self) -> str:
+        """Title, year and DOI on one line."""
+        return f"{self.title} ({self.year})" + (f", doi:{self.doi}" if self.doi else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A name, how to build what it stands for, and what a reader should know about it.
+
+    Attributes:
+        name: Lower-case name that users type.
+        build: Function or class, or "module:attribute".
+        summary: One line.
+        paper: Publication, None where there is none.
+        published: What of the implementation is as published.
+        our_choice: What the publication leaves open and we decided.
+    """
+
+    name: str
+    build: Build
+    summary: str
+    paper: Paper | None = None
+    published: str = ""
+    our_choice: str = ""
+
+    supplied: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a card that could not be listed or typed."""
+        if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
+            raise RegistrationError(f"{self.name!r} is no entry name: use letters, digits, _ and -.")
+        if not self.summary:
+            raise RegistrationError(f"entry {self.name!r} has no summary: say in one line what it is.")
+        if not (callable(self.build) or (isinstance(self.build, str) and ":" in self.build)):
+            raise RegistrationError(f"entry {self.name!r}: build is a callable or the text 'module:attribute'.")
+
+    def load(self) -> Callable[..., Any]:
+        """The thing that builds, imported if it was given as text."""
+        if not isinstance(self.build, str):
+            return self.build
+        module, _, attribute = self.build.partition(":")
+        built: Callable[..., Any] = getattr(import_module(module), attribute)
+        return built
+
+    def options(self) -> dict[str, Any]:
+        """Option names and defaults of `build`, without the parameters that harmonet supplies."""
+        parameters = inspect.signature(self.load()).parameters.values()
+        return {
+            p.name: p.default
+            for p in parameters
+            if p.name not in self.supplied and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        }
+
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Refuse an option that `build` does not have, with the nearest that it has."""
+        known = self.options()
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(self.load()).parameters.values())
+        for name in options:
+            if name not in known and not takes_any:
+                raise NotFoundError(f"{self.name} has no option {name!r}. {nearest(name, known)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkEntry(Entry):
+    """A single network: `build(in_channels, out_channels, upsampling, **options)` gives an `nn.Module`.
+
+    Attributes:
+        upsampling: Factors it can be built for.
+        taps: Name of a feature to dotted layer path; the first is the default tap.
+        parameters: Number of parameters at 28 channels in and out, upsampling 1, default options.
+    """
+
+    upsampling: tuple[int, ...] = (1,)
+    taps: Mapping[str, str] = field(default_factory=dict)
+    parameters: int | None = None
+
+    supplied: ClassVar[tuple[str, ...]] = ("in_channels", "out_channels", "upsampling")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionEntry(Entry):
+    """A fusion: `build(sources, target, **options)` gives a `harmonet.Fusion`."""
+
+    supplied: ClassVar[tuple[str, ...]] = ("sources", "target")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepresentationEntry(Entry):
+    """A representation: `build(**options)` gives an object that turns signals into channels."""
+
+
+E = TypeVar("E", bound=Entry)
+
+
+class Registry(Generic[E]):
+    """Entries of one kind by name, stored in a catalogue namespace, with the package that brought each."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._store: Any = catalogue.create("harmonet", f"{kind}s", entry_points=False)
+        self._providers: dict[str, str] = {}
+
+    def refuse_taken(self, entry: E) -> None:
+        """Raise if the name stands for something else already (catalogue itself would overwrite it)."""
+        if entry.name in self._store and self._store.get(entry.name) != entry:
+            raise RegistrationError(
+                f"{self.kind} {entry.name!r} is taken by {self._providers[entry.name]}: choose another name."
+            )
+
+    def register(self, entry: E, provider: str) -> E:
+        """Store the entry; the same entry twice is no harm, another under a taken name is refused."""
+        self.refuse_taken(entry)
+        self._store.register(entry.name, func=entry)
+        self._providers.setdefault(entry.name, provider)
+        return entry
+
+    def get(self, name: str) -> E:
+        """The entry of that name, or an error with the nearest name."""
+        if name not in self._store:
+            raise NotFoundError(f"no {self.kind} {name!r}. {nearest(name, self.names())}")
+        entry: E = self._store.get(name)
+        return entry
+
+    def provider(self, name: str) -> str:
+        """The package that brought the entry."""
+        return self._providers[name]
+
+    def names(self, pattern: str = "*") -> list[str]:
+        """Registered names that match the wildcard pattern, sorted."""
+        return sorted(name for name in self._store.get_all() if fnmatchcase(name, pattern))
+
+
+NETWORKS: Registry[NetworkEntry] = Registry("network")
+FUSIONS: Registry[FusionEntry] = Registry("fusion")
+REPRESENTATIONS: Registry[RepresentationEntry] = Registry("representation")

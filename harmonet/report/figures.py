@@ -1,0 +1,371 @@
+# ruff: noqa: D102 (a protocol's attributes are named in its docstring or name themselves)
+"""Pictures of an evaluation, as PNG.
+
+The evaluation comes as an argument and is known here by what is read of it, so that either can change alone.
+Slices are axial, anterior up, the subject's left on the left: volumes are in closest-canonical axes (RAS+).
+"""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harmonet import sh
+
+SCALE = 1e3  # errors are shown in units of 1e-3
+UNITS = "1e-3 (S/S0)²"
+ANISOTROPIC = 0.2  # the reference's FA above which a principal direction means something
+DPI = 120
+BASELINES = {"identity": "#bbbbbb", "interpolation": "#888888", "the target itself": "#555555"}  # name to colour
+LOG_RATIO = 15.0  # errors that differ by more than this share a logarithmic axis
+SOURCE, PREDICTION, TARGET, TRUTH = "source", "prediction", "target", "truth"
+JUDGED = (PREDICTION, SOURCE)  # whose error is shown
+TITLES = {
+    SOURCE: "source (interpolated to this grid)",
+    PREDICTION: "prediction",
+    TARGET: "measured target",
+    TRUTH: "noise-free truth",
+}
+ORIENTATION = "axial slice through the middle of the mask, anterior up, the subject's left (L) on the left"
+
+Floats = NDArray[np.floating]
+Mask = NDArray[np.bool_]
+
+
+class ScoreLike(Protocol):
+    """Error of one method on one platform of one subject."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def platform(self) -> str: ...
+    @property
+    def subject(self) -> str: ...
+    @property
+    def against(self) -> str: ...
+    @property
+    def sh_mse(self) -> float: ...
+    @property
+    def by_order(self) -> Mapping[int, float]: ...
+
+
+class MapsLike(Protocol):
+    """One subject's volumes of one platform, channels (X, Y, Z, C) and mask (X, Y, Z) on the target's grid."""
+
+    @property
+    def platform(self) -> str: ...
+    @property
+    def subject(self) -> str: ...
+    @property
+    def method(self) -> str: ...
+    @property
+    def mask(self) -> Mask: ...
+    @property
+    def source(self) -> NDArray[np.float32]: ...
+    @property
+    def prediction(self) -> NDArray[np.float32]: ...
+    @property
+    def target(self) -> NDArray[np.float32]: ...
+    @property
+    def truth(self) -> NDArray[np.float32] | None: ...
+
+
+class EvaluationLike(Protocol):
+    """Scores of all methods on all test subjects, and the volumes of one."""
+
+    @property
+    def scores(self) -> Sequence[ScoreLike]: ...
+    @property
+    def methods(self) -> Sequence[str]: ...
+    @property
+    def platforms(self) -> Sequence[str]: ...
+    @property
+    def subjects(self) -> Sequence[str]: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def leaky(self) -> bool: ...
+    @property
+    def maps(self) -> Sequence[MapsLike]: ...
+    @property
+    def references(self) -> Sequence[str]: ...
+    def values(self, method: str, platform: str, against: str) -> Sequence[float]: ...
+    def as_json(self) -> dict[str, Any]: ...
+
+
+def picture(maps: MapsLike, out: Path, *, label: str = "", voxel_size: Sequence[float] = (1.0, 1.0, 1.0)) -> Path:
+    """`out`, a PNG of one platform: signal and its error above, directions and their error below.
+
+    Args:
+        maps: One subject's volumes.
+        out: The file to write.
+        label: What must be said of the data.
+        voxel_size: Mm along each axis, for the shape of the voxels.
+    """
+    images = _slices(maps)
+    columns = len(images) + len(JUDGED)
+    figure = _figure(2.7 * columns, 7.4)
+    above, below = figure.subplots(2, columns)
+    for axes in (*above, *below):
+        axes.set_axis_off()
+        axes.set_aspect(voxel_size[1] / voxel_size[0])
+    _signal_row(figure, above, images)
+    _direction_row(figure, below, images)
+    title = f"{maps.platform}, subject {maps.subject}: prediction by {maps.method}"
+    figure.suptitle(_plain(title + (f"\n{_wrap(label)}" if label else "")), fontsize=12)
+    return _save(figure, out)
+
+
+def frames(maps: MapsLike, folder: Path, voxel_size: Sequence[float] = (1.0, 1.0, 1.0)) -> dict[str, Path]:
+    """Name of the image to a PNG of its slice (signal, directions), all of one size to be laid on each other."""
+    images = _slices(maps)
+    written = {}
+    for name, image in images.items():
+        figure = _figure(8.0, 4.6)
+        panels = figure.subplots(1, 2)
+        for axes in panels:
+            axes.set_axis_off()
+            axes.set_aspect(voxel_size[1] / voxel_size[0])
+        _show(panels[0], image.mean, "gray", _ceiling([i.mean for i in images.values()]))
+        _show_colour(panels[1], image)
+        _letters(panels[0])
+        figure.suptitle(_plain(f"{maps.platform}, {maps.subject}: {name}"), fontsize=11)
+        written[name] = _save(figure, folder / f"{maps.platform}-{name.split()[0]}.png")
+    return written
+
+
+def error_bars(evaluation: EvaluationLike, out: Path) -> Path:
+    """`out`, a PNG of the error of each method on each platform: the mean over test subjects, and each of them."""
+    references, platforms = list(evaluation.references), list(evaluation.platforms)
+    methods = list(evaluation.methods)
+    figure = _figure(4.2 * len(platforms) + 1.5, (0.32 * len(methods) + 1.3) * len(references) + 0.5)
+    grid = figure.subplots(len(references), len(platforms), squeeze=False, sharey=True)
+    colours = _colours(methods)
+    for row, reference in zip(grid, references, strict=True):
+        for axes, platform in zip(row, platforms, strict=True):
+            found = {m: np.asarray(evaluation.values(m, platform, reference)) * SCALE for m in methods}
+            means = {m: float(np.mean(values)) for m, values in found.items() if len(values)}
+            logarithmic = bool(means) and max(means.values()) > LOG_RATIO * max(min(means.values()), 1e-9)
+            for place, method in enumerate(methods):
+                if method not in means:
+                    continue
+                if not logarithmic:  # a bar stands on 0, which a logarithmic axis does not have
+                    axes.barh(place, means[method], color=colours[method], height=0.66, alpha=0.55)
+                axes.plot([means[method]], [place], marker="|", markersize=15, mew=2.5, color=colours[method])
+                values = found[method]
+                axes.plot(values, [place] * len(values), "o", markersize=4, mfc="white", mec="black", mew=0.8)
+            if logarithmic:
+                axes.set_xscale("log")
+            axes.set_yticks(range(len(methods)), [_plain(method) for method in methods])
+            axes.set_ylim(len(methods) - 0.4, -0.6)
+            axes.grid(axis="x", color="0.9")
+            axes.set_axisbelow(True)
+            axes.set_title(_plain(f"{platform}, against {reference}"), fontsize=10)
+            axes.set_xlabel(f"MSE of SH coefficients in {UNITS}", fontsize=9)
+    n = len(evaluation.subjects)
+    figure.suptitle(f"Error per method: line = mean, circles = each of {n} test subject{'s' * (n != 1)}", fontsize=11)
+    return _save(figure, out)
+
+
+def by_order(evaluation: EvaluationLike, out: Path) -> Path:
+    """`out`, a PNG of the error at each SH order l, one panel per platform, against the truth where it is known."""
+    reference = list(evaluation.references)[-1]
+    platforms, methods = list(evaluation.platforms), list(evaluation.methods)
+    figure = _figure(3.9 * len(platforms) + 2.2, 4.2)
+    panels = figure.subplots(1, len(platforms), squeeze=False, sharey=True)[0]
+    colours = _colours(methods)
+    for axes, platform in zip(panels, platforms, strict=True):
+        for number, method in enumerate(methods):
+            chosen = (method, platform, reference)
+            tables = [s.by_order for s in evaluation.scores if (s.method, s.platform, s.against) == chosen]
+            if not tables:
+                continue
+            degrees = sorted(tables[0])
+            errors = [float(np.mean([table[l] for table in tables])) * SCALE for l in degrees]
+            marker = "osD^vPX*"[number % 8]
+            axes.plot(degrees, errors, marker=marker, markersize=5, color=colours[method], label=_plain(method))
+            axes.set_xticks(degrees)
+        axes.set_yscale("log")
+        axes.grid(color="0.92", which="both")
+        axes.set_title(_plain(f"{platform}, against {reference}"), fontsize=10)
+        axes.set_xlabel("SH order l")
+    panels[0].set_ylabel(f"MSE per coefficient in {UNITS}")
+    handles = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(handles.values()), list(handles), loc="outside right center", fontsize="small", frameon=False)
+    return _save(figure, out)
+
+
+@dataclass(frozen=True, eq=False)
+class _Slice:
+    """One axial slice: what its coefficients say, NaN or 0 outside the mask.
+
+    Attributes:
+        mask: (X, Y).
+        mean: (X, Y), mean S/S0 over all directions.
+        direction: (X, Y, 3), unit principal direction.
+        anisotropy: (X, Y), fractional anisotropy (FA).
+    """
+
+    mask: Mask
+    mean: Floats
+    direction: Floats
+    anisotropy: Floats
+
+
+def _slices(maps: MapsLike) -> dict[str, _Slice]:
+    """The middle slice of each image; the last one is the reference: the truth where it is known, else the target."""
+    places = np.argwhere(maps.mask)
+    low, high = places.min(axis=0), places.max(axis=0) + 1
+    edge = np.s_[max(low[0] - 1, 0) : high[0] + 1, max(low[1] - 1, 0) : high[1] + 1, (low[2] + high[2] - 1) // 2]
+    volumes = {SOURCE: maps.source, PREDICTION: maps.prediction, TARGET: maps.target, TRUTH: maps.truth}
+    return {name: _slice(volume[edge], maps.mask[edge]) for name, volume in volumes.items() if volume is not None}
+
+
+def _slice(channels: Floats, mask: Mask) -> _Slice:
+    mean = np.where(
+        mask, channels[..., 0] / np.sqrt(4 * np.pi), np.nan
+    )  # the basis is orthonormal: Y_00 = 1/sqrt(4 pi)
+    direction, anisotropy = np.zeros((*mask.shape, 3)), np.zeros(mask.shape)
+    direction[mask], anisotropy[mask] = tensor_directions(channels[mask])
+    return _Slice(mask, mean, direction, anisotropy)
+
+
+def tensor_directions(coefficients: Floats) -> tuple[Floats, Floats]:
+    """Principal direction (N, 3) and FA (N,) of the tensor that fits the log of the signal best.
+
+    Direction and FA do not depend on the b-value, which is taken as 1. The direction's sign means nothing.
+
+    Args:
+        coefficients: (N, C) SH coefficients of S/S0, world axes.
+    """
+    axes = _spread(60)
+    signal = coefficients @ sh.basis_matrix(axes, sh.order_of(coefficients.shape[-1])).T
+    attenuation = -np.log(np.clip(np.nan_to_num(signal), 0.005, 1.0))
+    x, y, z = axes.T
+    design = np.stack([x * x, y * y, z * z, 2 * x * y, 2 * x * z, 2 * y * z], axis=1)
+    xx, yy, zz, xy, xz, yz = np.linalg.lstsq(design, attenuation.T, rcond=None)[0]
+    tensors = np.stack([xx, xy, xz, xy, yy, yz, xz, yz, zz], axis=-1).reshape(-1, 3, 3)
+    values, vectors = np.linalg.eigh(tensors)
+    values = np.maximum(values, 0)
+    spread = values - values.mean(axis=1, keepdims=True)
+    power = np.maximum((values**2).sum(axis=1), 1e-12)
+    return vectors[..., -1], np.sqrt(1.5 * (spread**2).sum(axis=1) / power)
+
+
+def _spread(n: int) -> NDArray[np.float64]:
+    """(n, 3) directions spread over the upper half sphere along a golden spiral."""
+    z = 1 - (np.arange(n) + 0.5) / n
+    phi = np.pi * (3 - np.sqrt(5)) * np.arange(n)
+    radius = np.sqrt(1 - z**2)
+    return np.stack([radius * np.cos(phi), radius * np.sin(phi), z], axis=1)
+
+
+def _signal_row(figure: Any, row: Sequence[Any], images: Mapping[str, _Slice]) -> None:
+    """Mean signal of every image, then the error of those that are judged."""
+    judge, reference = list(images.items())[-1]
+    top = _ceiling([image.mean for image in images.values()])
+    for axes, (name, image) in zip(row, images.items(), strict=False):
+        shown = _show(axes, image.mean, "gray", top)
+        axes.set_title(TITLES[name], fontsize=10)
+    _letters(row[0])
+    _colour_bar(figure, shown, row[: len(images)], "mean signal over directions, S/S0")
+    errors = [np.abs(images[name].mean - reference.mean) for name in JUDGED]
+    for axes, name, error in zip(row[len(images) :], JUDGED, errors, strict=True):
+        shown = _show(axes, error, "cividis", _ceiling(errors, 99))
+        axes.set_title(f"|{name} - {judge}|\nmean {np.nanmean(error):.4f}", fontsize=10)
+    _colour_bar(figure, shown, row[len(images) :], "absolute error of S/S0")
+
+
+def _direction_row(figure: Any, row: Sequence[Any], images: Mapping[str, _Slice]) -> None:
+    """Directions of every image, then the angle by which those that are judged miss the reference's."""
+    judge, reference = list(images.items())[-1]
+    for axes, image in zip(row, images.values(), strict=False):
+        _show_colour(axes, image)
+    key = (
+        "red left-right, green anterior-posterior, blue superior-inferior; brightness: FA; sticks: principal direction"
+    )
+    row[0].text(0, -0.05, key, transform=row[0].transAxes, fontsize=9, va="top")
+    certain = reference.anisotropy > ANISOTROPIC
+    for axes, name in zip(row[len(images) :], JUDGED, strict=True):
+        cosine = np.abs(np.sum(images[name].direction * reference.direction, axis=-1))
+        angle = np.where(certain, np.degrees(np.arccos(np.clip(cosine, 0, 1))), np.nan)
+        shown = _show(axes, angle, "cividis", 90.0)
+        typical = f"median {np.nanmedian(angle):.1f}°" if certain.any() else "no anisotropic voxel"
+        axes.set_title(f"angle of {name} to {judge}\n{typical}", fontsize=10)
+    _colour_bar(figure, shown, row[len(images) :], f"degrees, where FA of the {judge} > {ANISOTROPIC}")
+
+
+def _show(axes: Any, values: Floats, colours: str, top: float) -> Any:
+    from matplotlib import colormaps
+
+    scale = colormaps[colours].with_extremes(bad="white")
+    return axes.imshow(
+        values.T, cmap=scale, vmin=0, vmax=top, origin="lower", interpolation="nearest", aspect=axes.get_aspect()
+    )
+
+
+def _show_colour(axes: Any, image: _Slice) -> None:
+    """Direction-encoded colour, with sticks: the colour of a direction and of its mirror image is the same."""
+    from matplotlib.collections import LineCollection
+
+    colour = np.abs(image.direction) * np.clip(image.anisotropy, 0, 1)[..., None]
+    colour[~image.mask] = 1.0
+    axes.imshow(colour.transpose(1, 0, 2), origin="lower", interpolation="nearest", aspect=axes.get_aspect())
+    step = max(1, round(max(image.mask.shape) / 36))
+    x, y = np.array([p for p in np.argwhere(image.anisotropy > ANISOTROPIC) if not (p % step).any()]).reshape(-1, 2).T
+    half = 0.5 * step * image.direction[x, y, :2]
+    places = np.stack([x, y], axis=1)
+    axes.add_collection(
+        LineCollection(np.stack([places - half, places + half], axis=1), colors="white", linewidths=0.7)
+    )
+
+
+def _colour_bar(figure: Any, shown: Any, row: Sequence[Any], label: str) -> None:
+    figure.colorbar(shown, ax=list(row), location="bottom", shrink=1.5 / len(row), aspect=30, label=label)
+
+
+def _letters(axes: Any) -> None:
+    for x, y, letter in ((0.01, 0.5, "L"), (0.99, 0.5, "R"), (0.5, 0.99, "A"), (0.5, 0.01, "P")):
+        axes.text(x, y, letter, transform=axes.transAxes, ha="center", va="center", fontsize=9, color="tab:red")
+
+
+def _ceiling(values: Sequence[Floats], percentile: float = 99.8) -> float:
+    """The top of a colour scale that a few bright voxels do not set."""
+    found = np.concatenate([v[np.isfinite(v)] for v in values])
+    return max(float(np.percentile(found, percentile)), 1e-6) if found.size else 1.0
+
+
+def _colours(methods: Sequence[str]) -> dict[str, str]:
+    """A colour per method that colour-blind readers can tell apart (Okabe and Ito 2008); baselines are grey."""
+    palette = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000"]
+    learned = [method for method in methods if method not in BASELINES]
+    return {m: BASELINES.get(m) or palette[learned.index(m) % len(palette)] for m in methods}
+
+
+def _plain(text: str) -> str:
+    """Text that is drawn as it stands: between two dollar signs matplotlib reads mathematics."""
+    return text.replace("$", r"\$")
+
+
+def _wrap(text: str) -> str:
+    return "\n".join(textwrap.wrap(text, 120))
+
+
+def _figure(width: float, height: float) -> Any:
+    """A figure of that size in inches, without pyplot and its global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Any, out: Path) -> Path:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=DPI)
+    return out

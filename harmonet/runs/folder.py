@@ -1,0 +1,218 @@
+"""The run folder: one training on disk.
+
+recipe.toml, weights.safetensors, model.json, history.jsonl, curves as PNG, checkpoints/. `model.json` is written last
+and lists every artefact with its SHA-256: a folder without it is an unfinished run.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import nn
+
+from harmonet.build import model_for, representation, taps_for
+from harmonet.composer import Model, Single
+from harmonet.composer import compose as compose_modules
+from harmonet.data.splits import Split
+from harmonet.data.standardise import Standardisation
+from harmonet.errors import NotFoundError, RunError, ShapeError
+from harmonet.files import sha256, write_whole
+from harmonet.fusion import Fusion
+from harmonet.platforms import Task
+from harmonet.recipe import Recipe, read_recipe, to_toml
+
+FORMAT = 1
+MODEL, RECIPE, WEIGHTS, HISTORY = "model.json", "recipe.toml", "weights.safetensors", "history.jsonl"
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained model with what is needed to use it.
+
+    Attributes:
+        folder: Where it lies.
+        recipe: What defined it.
+        model: The model, in evaluation mode.
+        networks: Platform to the name of the network that was chosen for it.
+        representation: How signals become channels.
+        standardise: Platform to statistics of the training subjects.
+        split: Who trained, validated and tests.
+        directions: Platform to its directions (N, 3), world axes, as the first training subject had them.
+        facts: The rest of model.json.
+    """
+
+    folder: Path
+    recipe: Recipe
+    model: Model
+    networks: Mapping[str, str]
+    representation: Any
+    standardise: Mapping[str, Standardisation]
+    split: Split
+    directions: Mapping[str, np.ndarray[Any, np.dtype[np.float64]]]
+    facts: Mapping[str, Any]
+
+    @property
+    def task(self) -> Task:
+        """Source and targets."""
+        return self.recipe.task
+
+    @property
+    def label(self) -> str:
+        """What everything made from this run must say of its data, such as that they are simulated."""
+        return str(self.facts.get("label", ""))
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether the folder holds a finished run."""
+    return (folder / MODEL).is_file()
+
+
+def write_run(
+    folder: Path,
+    recipe: Recipe,
+    model: Model,
+    history: Sequence[Mapping[str, Any]],
+    *,
+    networks: Mapping[str, str],
+    standardise: Mapping[str, Standardisation],
+    split: Split,
+    directions: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    draw: Callable[[Path, Sequence[Mapping[str, Any]]], Sequence[Path]],
+) -> None:
+    """Write a finished run; model.json comes last, so a killed write leaves an unfinished run and never a wrong one.
+
+    Args:
+        folder: The run folder.
+        recipe, model, history, networks, standardise, split, directions: What the run is.
+        facts: Further keys of model.json.
+        draw: Draws the curves into the folder and returns their files.
+    """
+    state = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
+    for name, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            raise RunError(f"weight {name} is not finite: the training diverged; lower the learning rate.")
+    write_whole(folder / WEIGHTS, safetensors.torch.save(state))
+    write_whole(folder / RECIPE, to_toml(recipe).encode())
+    write_whole(folder / HISTORY, "".join(json.dumps(line) + "\n" for line in history).encode())
+    pictures = draw(folder, history) if history else []
+    artefacts = [folder / WEIGHTS, folder / RECIPE, folder / HISTORY, *pictures]
+    content = {
+        "format": FORMAT,
+        "harmonet": version("harmonet"),
+        "torch": torch.__version__,
+        **facts,
+        "networks": dict(networks),
+        "representation": recipe.representation.model_dump() | {"sidecar": representation(recipe).sidecar()},
+        "standardisation": {name: {"mean": s.mean.tolist(), "std": s.std.tolist()} for name, s in standardise.items()},
+        "split": asdict(split),
+        "directions": {name: np.asarray(table).tolist() for name, table in directions.items()},
+        "artefacts": {path.relative_to(folder).as_posix(): sha256(path) for path in artefacts},
+    }
+    write_whole(folder / MODEL, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def load(folder: Path | str) -> Trained:
+    """The trained model in a run folder, every artefact held against its digest.
+
+    Raises:
+        NotFoundError: There is no run, or it is unfinished.
+        RunError: A file was changed or damaged.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise NotFoundError(f"there is no run folder {folder}: give a folder that `harmonet train` wrote.")
+    if not is_complete(folder):
+        raise NotFoundError(f"{folder} holds no finished run (no {MODEL}): finish it with `harmonet train --resume`.")
+    facts = _read_facts(folder)
+    recipe = read_recipe(folder / RECIPE)
+    networks: dict[str, str] = facts["networks"]
+    model = model_for(recipe, networks, networks)
+    weights = safetensors.torch.load_file(folder / WEIGHTS)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise RunError(
+            f"the weights in {folder} do not fit the model that its recipe builds here: "
+            f"was it trained with another version of a plugin? {str(error).splitlines()[-1].strip()}"
+        ) from None
+    model.eval()
+    return Trained(
+        folder=folder,
+        recipe=recipe,
+        model=model,
+        networks=networks,
+        representation=representation(recipe),
+        standardise={
+            name: Standardisation(np.asarray(s["mean"]), np.asarray(s["std"]))
+            for name, s in facts["standardisation"].items()
+        },
+        split=Split(**{part: tuple(names) for part, names in facts["split"].items()}),
+        directions={name: np.asarray(table) for name, table in facts["directions"].items()},
+        facts=facts,
+    )
+
+
+def _read_facts(folder: Path) -> dict[str, Any]:
+    try:
+        facts: dict[str, Any] = json.loads((folder / MODEL).read_bytes())
+        known, artefacts = facts["format"], dict(facts["artefacts"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{folder / MODEL} is damaged ({error}): train again, or copy the run from its source."
+        ) from None
+    if known != FORMAT:
+        raise RunError(f"{folder} has run format {known}, this harmonet reads {FORMAT}: use the version that wrote it.")
+    for name, digest in artefacts.items():
+        path = folder / name
+        if not path.is_file():
+            raise RunError(f"{path} is missing, but {MODEL} lists it: copy the run from its source.")
+        if sha256(path) != digest:
+            raise RunError(f"{path} was changed or damaged: its checksum is not the one in {MODEL}; copy it again.")
+    return facts
+
+
+def single_of(folder: Path | str, platform: str) -> tuple[nn.Module, str, Trained]:
+    """The trained network for one platform in a run, its registered name, and the run.
+
+    Raises:
+        NotFoundError: The run has no network for that platform.
+    """
+    run = load(folder)
+    if platform not in run.networks:
+        raise NotFoundError(f"{folder} has no network for {platform}, only for {', '.join(run.networks)}.")
+    return run.model.singles[platform], run.networks[platform], run
+
+
+def compose(
+    singles: Mapping[str, Single | Path],
+    fusion: str | Callable[..., Fusion] | None = None,
+    target: str | Sequence[str] | None = None,
+    **settings: Any,
+) -> Model:
+    """`harmonet.composer.compose`, with run folders among the single networks.
+
+    A run folder stands for its trained network for that platform, with the tap that its recipe names.
+    """
+    modules: dict[str, Single] = {}
+    taps = dict(settings.pop("taps", None) or {})
+    for platform, single in singles.items():
+        if isinstance(single, Path) or (isinstance(single, str) and "/" in single):
+            module, name, run = single_of(single, platform)
+            factor = (settings.get("upsampling") or {}).get(platform, 1)
+            if run.task.upsampling[platform] != factor:
+                raise ShapeError(
+                    f"{single} was trained for upsampling {run.task.upsampling[platform]} of {platform}, "
+                    f"asked for {factor}: set upsampling={{{platform!r}: {run.task.upsampling[platform]}}}."
+                )
+            modules[platform] = module
+            taps.setdefault(platform, taps_for(run.recipe, platform, name) or {})
+        else:
+            modules[platform] = single
+    return compose_modules(modules, fusion, target, taps=taps, **settings)

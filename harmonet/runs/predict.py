@@ -1,0 +1,172 @@
+"""A new subject in, NIfTI out: SH coefficients and DWI on each target's grid, with sidecars."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harmonet.build import check_voxels, shell_of
+from harmonet.composer import answers
+from harmonet.data.gradients import from_world, write_gradients
+from harmonet.data.nifti import write_nifti
+from harmonet.data.scan import Scan
+from harmonet.data.volumes import Volume, represent
+from harmonet.errors import OutputError
+from harmonet.files import sha256, write_whole
+from harmonet.inference import Where, predict_stages
+from harmonet.platforms import Grid
+from harmonet.runs.folder import MODEL, Trained
+from harmonet.training.loop import Watch
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What one platform would have measured, in closest-canonical axes.
+
+    Attributes:
+        volume: Channels in raw units (X, Y, Z, C), mask and grid.
+        b0: (X, Y, Z) the input's mean b0 on that grid: it multiplies S / S0 back.
+    """
+
+    volume: Volume
+    b0: Floats
+
+
+def predict(
+    run: Trained, scan: Scan, platforms: Sequence[str] | None = None, watch: Watch | None = None
+) -> dict[str, Prediction]:
+    """The run's answer for each target platform, on the source's grid refined to the target's voxel size.
+
+    Args:
+        run: A trained model.
+        scan: A new subject on the source platform.
+        platforms: Which targets; all where None.
+        watch: Called as the work goes on.
+
+    Raises:
+        NotFoundError: The run does not predict such a platform.
+        DataError: The scan is not of the kind that the run was trained on.
+    """
+    names = run.task.target_names if platforms is None else platforms
+    for name in names:
+        run.task.target(name)
+    check_voxels(scan, run.task.source)
+    source = represent(scan, run.representation, shell_of(run.task))
+    factors = run.task.upsampling
+    where = {name: Where(source.grid.refined(factors[name]), factors[name]) for name in run.task.target_names}
+    stages = predict_stages(
+        run.model,
+        run.standardise[run.task.source.name].apply(source),
+        source.mask,
+        where,
+        run.recipe.model.patch_size,
+        None if watch is None else lambda done, total: watch("predicting", done, total, ""),
+    )
+    answer = answers(stages)
+    predictions = {}
+    for name in names:
+        grid = where[name].grid
+        mask = _on_grid(source.mask.astype(np.float32), grid) >= 0.5
+        channels = run.standardise[name].invert(answer[name])
+        channels[~mask] = 0
+        predictions[name] = Prediction(Volume(channels, mask, grid), _on_grid(scan.b0(), grid))
+    return predictions
+
+
+def _on_grid(volume: Floats, grid: Grid) -> Floats:
+    """The volume interpolated linearly on the refined grid that spans the same voxel centres."""
+    from scipy.ndimage import map_coordinates
+
+    axes = [np.linspace(0, n - 1, m) for n, m in zip(volume.shape, grid.shape, strict=True)]
+    places = np.stack(np.meshgrid(*axes, indexing="ij"))
+    return np.asarray(map_coordinates(volume, places, order=1, mode="nearest"), dtype=np.float32)
+
+
+def write_predictions(
+    run: Trained, scan: Scan, predictions: dict[str, Prediction], out: Path, name: str, *, force: bool = False
+) -> list[Path]:
+    """The files of each prediction, in the axis order of the input image.
+
+    `<name>_space-<platform>_sh`, `_dwi` (with .bval and .bvec) and `_mask`, each .nii.gz, and JSON sidecars. All are
+    written aside first, so that an interruption leaves nothing half-written.
+
+    Raises:
+        OutputError: A file exists and `force` was not given, or the folder cannot be written.
+    """
+    aside = out.parent / f".{out.name}.partial"
+    files = [
+        f"{name}_space-{platform}_{kind}"
+        for platform in predictions
+        for kind in ("sh.nii.gz", "sh.json", "dwi.nii.gz", "dwi.bval", "dwi.bvec", "dwi.json", "mask.nii.gz")
+    ]
+    taken = [file for file in files if (out / file).exists()]
+    if taken and not force:
+        raise OutputError(f"{out / taken[0]} exists: add --force to replace it, or choose another folder or --name.")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir(parents=True)
+        for platform, prediction in predictions.items():
+            _write_one(run, scan, prediction, platform, aside / f"{name}_space-{platform}")
+        out.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            (aside / file).replace(out / file)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written ({error.strerror}): choose another folder.") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return [out / file for file in files]
+
+
+def _write_one(run: Trained, scan: Scan, prediction: Prediction, platform: str, stem: Path) -> None:
+    volume, shell = prediction.volume, shell_of(run.task)
+    directions = run.directions[platform]
+    signal = run.representation.decode(volume.channels, directions)
+    outside = int(((signal < 0) | (signal > 1))[volume.mask].sum())
+    signal = np.clip(signal, 0, 1) * (prediction.b0 * volume.mask)[..., None]
+    dwi = np.concatenate([(prediction.b0 * volume.mask)[..., None], signal], axis=-1)
+    affine = scan.stored.refined(run.task.upsampling[platform]).affine
+    table = np.vstack([np.zeros(3), from_world(directions, affine)])
+    common = _sidecar(run, scan, platform)
+    write_nifti(Path(f"{stem}_sh.nii.gz"), scan.to_stored(volume.channels), affine, description="harmonet SH")
+    write_nifti(Path(f"{stem}_dwi.nii.gz"), scan.to_stored(dwi), affine, description="harmonet DWI")
+    write_nifti(Path(f"{stem}_mask.nii.gz"), scan.to_stored(volume.mask), affine, description="harmonet mask")
+    write_gradients(
+        Path(f"{stem}_dwi.bval"), Path(f"{stem}_dwi.bvec"), np.r_[0.0, np.full(len(directions), shell)], table
+    )
+    write_whole(Path(f"{stem}_sh.json"), _json(common | run.representation.sidecar()))
+    extra = {
+        "B0": "mean b = 0 image of the input, interpolated to this grid; it multiplies the predicted S / S0",
+        "Directions": f"those of {platform} in the training data",
+        "ValuesClippedTo01": outside,
+    }
+    write_whole(Path(f"{stem}_dwi.json"), _json(common | extra))
+
+
+def _sidecar(run: Trained, scan: Scan, platform: str) -> dict[str, Any]:
+    """Where a prediction comes from."""
+    alpha = [float(b) for key, b in run.model.named_buffers() if key == f"fusions.{platform}.alpha"]
+    return {
+        "Description": f"What {platform} would have measured, predicted from {run.task.source.name}",
+        "GeneratedBy": [{"Name": "harmonet", "Version": version("harmonet")}],
+        "Sources": [{"File": file, "SHA256": digest} for file, digest in scan.sources.items()],
+        "Model": {
+            "Run": run.folder.name,
+            "SHA256": sha256(run.folder / MODEL),
+            "Networks": dict(run.networks),
+            "Fusion": run.recipe.model.fusion,
+            "Alpha": alpha[0] if alpha else None,
+            "TrainingData": run.label,
+        },
+    }
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1) + "\n").encode()

@@ -1,0 +1,271 @@
+"""From a recipe and a data set to a run folder."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from harmonet.build import is_folder, model_for, network_for, read_heads, seed_for, shell_of
+from harmonet.composer import Model
+from harmonet.data.layout import TravellingHeads
+from harmonet.data.patches import PatchFeed
+from harmonet.data.scan import read_scan
+from harmonet.data.splits import Split, split_subjects
+from harmonet.data.standardise import Standardisation, statistics
+from harmonet.data.volumes import SHELL_WIDTH, Head
+from harmonet.errors import OutputError, RunError
+from harmonet.files import write_whole
+from harmonet.platforms import Task
+from harmonet.recipe import Recipe, read_recipe, to_toml
+from harmonet.runs.curves import draw_curves
+from harmonet.runs.folder import RECIPE, Trained, is_complete, load, single_of, write_run
+from harmonet.training.loop import Outcome, Watch, fit, mean_of_answers, validate
+
+SINGLES = "singles"
+
+
+@dataclass(frozen=True, eq=False)
+class _Material:
+    """What every part of one training shares."""
+
+    recipe: Recipe
+    split: Split
+    train: Sequence[Head]
+    validation: Sequence[Head]
+    standardise: Mapping[str, Standardisation]
+    directions: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    watch: Watch
+
+    def feed(self, heads: Sequence[Head], platforms: Sequence[str], per_subject: int) -> PatchFeed:
+        """Patches of some heads for some targets."""
+        factors = self.recipe.task.upsampling
+        return PatchFeed(
+            heads,
+            self.standardise,
+            self.recipe.source.name,
+            {platform: factors[platform] for platform in platforms},
+            self.recipe.model.patch_size,
+            per_subject,
+            seed_for(self.recipe, "patches"),
+        )
+
+    def validating(self, platforms: Sequence[str]) -> PatchFeed:
+        """The fixed patches that models are chosen by."""
+        return self.feed(self.validation, platforms, self.recipe.training.validation_patches)
+
+
+def train(
+    recipe: Recipe,
+    dataset: TravellingHeads,
+    out: Path,
+    watch: Watch,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    auto_mask: bool = False,
+) -> Trained:
+    """Train the singles, choose among candidates by validation error, train the composition.
+
+    Test subjects are not even read.
+
+    Args:
+        recipe: What to train.
+        dataset: Travelling heads.
+        out: Run folder.
+        watch: Called as the work goes on.
+        resume: Continue an interrupted run of the same recipe.
+        force: Replace a finished or unfinished run.
+        auto_mask: Make masks where none are on disk.
+
+    Raises:
+        OutputError: `out` exists, and neither `resume` nor `force` was given.
+    """
+    split = _split(recipe, dataset)
+    _refuse_taken(out, recipe, resume=resume, force=force)
+    if is_complete(out) and not force:
+        return load(out)
+    if recipe.training.threads:
+        torch.set_num_threads(recipe.training.threads)
+    material = _gather(recipe, dataset, split, watch, auto_mask=auto_mask)  # bad data end here, with nothing written
+    if force:
+        shutil.rmtree(out, ignore_errors=True)
+    write_whole(out / RECIPE, to_toml(recipe).encode())
+    task = recipe.task
+    chosen: dict[str, Trained] = {}
+    errors: dict[str, dict[str, float]] = {}
+    for platform in task.target_names:
+        runs = {c: _candidate(material, platform, c, out) for c in recipe.model.candidates[platform]}
+        errors[platform] = {name: _validation_error(material, platform, run) for name, run in runs.items()}
+        chosen[platform] = runs[min(errors[platform], key=errors[platform].__getitem__)]
+    networks = {platform: run.networks[platform] for platform, run in chosen.items()}
+    model = model_for(recipe, {p: run.model.singles[p] for p, run in chosen.items()}, networks)
+    outcome = Outcome()
+    if recipe.model.fusion is not None:
+        outcome = _fit(material, model, task.target_names, out, recipe.training.joint_epochs, recipe.model.fusion)
+    history = [line for run in chosen.values() for line in _history(run)] if not outcome.history else outcome.history
+    facts = {"validation": {"candidates": errors, "score": outcome.score, "best_epoch": outcome.best_epoch}}
+    _finish(material, out, recipe, model, networks, history, facts)
+    return load(out)
+
+
+def _split(recipe: Recipe, dataset: TravellingHeads) -> Split:
+    platforms = (recipe.source.name, *recipe.task.target_names)
+    subjects = dataset.subjects_with(platforms)
+    return split_subjects(subjects, recipe.split.validation, recipe.split.test, seed_for(recipe, "split"))
+
+
+def _refuse_taken(out: Path, recipe: Recipe, *, resume: bool, force: bool) -> None:
+    """Refuse a folder that is not new, unless it is to be resumed with the same recipe or replaced."""
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file: choose a folder for the run.")
+    if out.is_dir() and any(out.iterdir()):
+        if not (out / RECIPE).is_file():
+            raise OutputError(f"{out} exists, is not empty and holds no run: choose another folder.")
+        if not (resume or force):
+            raise OutputError(f"{out} holds a run: add --resume to continue it, --force to replace it.")
+        if resume and read_recipe(out / RECIPE) != recipe:
+            raise OutputError(
+                f"{out} was begun with another recipe: resume with {out / RECIPE}, or choose another folder."
+            )
+
+
+def _gather(recipe: Recipe, dataset: TravellingHeads, split: Split, watch: Watch, *, auto_mask: bool) -> _Material:
+    heads = read_heads(dataset, (*split.train, *split.validation), recipe, watch, auto_mask=auto_mask)
+    train, validation = heads[: len(split.train)], heads[len(split.train) :]
+    source = recipe.source.name
+    standardise = {source: statistics((head.source for head in train), source)}
+    for platform in recipe.task.target_names:
+        standardise[platform] = statistics((head.targets[platform] for head in train), platform)
+    facts = {
+        "label": dataset.label,
+        "simulated": dataset.simulated,
+        "data": {"root": dataset.root.name, "facts": dict(dataset.facts)},
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    directions = _directions(recipe.task, dataset, split.train[0], auto_mask=auto_mask)
+    return _Material(recipe, split, train, validation, standardise, directions, facts, watch)
+
+
+def _directions(task: Task, dataset: TravellingHeads, subject: str, *, auto_mask: bool) -> dict[str, Any]:
+    """Each target's directions as one subject had them: predictions are sampled along these."""
+    found, shell = {}, shell_of(task)
+    for platform in task.target_names:
+        scan = read_scan(dataset.acquisition(subject, platform), auto_mask=auto_mask)
+        found[platform] = scan.directions[np.abs(scan.bvals - shell) <= SHELL_WIDTH]
+    return found
+
+
+def _candidate(material: _Material, platform: str, candidate: str, out: Path) -> Trained:
+    """One trained candidate: a finished run that was named, or a single network trained now, a run of its own."""
+    if is_folder(candidate):
+        _, _, run = single_of(candidate, platform)
+        _refuse_foreign(material, platform, candidate, run)
+        return run
+    folder = out / SINGLES / f"{platform}.{candidate}"
+    if not is_complete(folder):
+        recipe = _single_recipe(material.recipe, platform, candidate)
+        network = network_for(material.recipe, platform, candidate)
+        model = model_for(recipe, {platform: network}, {platform: candidate})
+        epochs = material.recipe.training.epochs
+        outcome = _fit(material, model, (platform,), folder, epochs, f"{candidate} for {platform}")
+        facts = {"validation": {"score": outcome.score, "best_epoch": outcome.best_epoch}}
+        _finish(material, folder, recipe, model, {platform: candidate}, outcome.history, facts)
+    return load(folder)
+
+
+def _single_recipe(recipe: Recipe, platform: str, candidate: str) -> Recipe:
+    """The recipe of one single network alone."""
+    options = {candidate: recipe.model.options[candidate]} if candidate in recipe.model.options else {}
+    model = recipe.model.model_copy(
+        update={
+            "candidates": {platform: [candidate]},
+            "fusion": None,
+            "refine": [],
+            "options": options,
+            "taps": {},
+        }
+    )
+    targets = [table for table in recipe.target if table.name == platform]
+    return recipe.model_copy(update={"model": model, "target": targets})
+
+
+def _refuse_foreign(material: _Material, platform: str, candidate: str, run: Trained) -> None:
+    """Refuse a member whose channels mean something else here, or that saw our held-out subjects."""
+    ours, theirs = material.recipe, run.recipe
+    for what, a, b in (
+        ("representation", ours.representation, theirs.representation),
+        ("source", ours.source.name, theirs.source.name),
+        ("patch size", ours.model.patch_size, theirs.model.patch_size),
+    ):
+        if a != b:
+            raise RunError(f"{candidate} has {what} {b}, this recipe {a}: train it again with this recipe's.")
+    for name in (ours.source.name, platform):
+        here, there = material.standardise[name], run.standardise[name]
+        if not (np.allclose(here.mean, there.mean, rtol=1e-4) and np.allclose(here.std, there.std, rtol=1e-4)):
+            raise RunError(
+                f"{candidate} was standardised with {name} of {', '.join(run.split.train)}, this run with that of "
+                f"{', '.join(material.split.train)}: train it again on the same subjects."
+            )
+    seen = set(run.split.train) & {*material.split.validation, *material.split.test}
+    if seen:
+        raise RunError(f"{candidate} was trained on {', '.join(sorted(seen))}, who are held out here: split alike.")
+
+
+def _validation_error(material: _Material, platform: str, run: Trained) -> float:
+    model = Model({platform: run.model.singles[platform]}, {}, {})
+    batches = material.validating((platform,)).batches(0, material.recipe.training.batch_size)
+    return mean_of_answers(validate(model, batches))
+
+
+def _fit(material: _Material, model: Model, platforms: Sequence[str], folder: Path, epochs: int, phase: str) -> Outcome:
+    training = material.recipe.training
+    return fit(
+        model,
+        material.feed(material.train, platforms, training.patches_per_subject),
+        material.validating(platforms),
+        epochs=epochs,
+        batch_size=training.batch_size,
+        learning_rate=training.learning_rate,
+        decay=training.decay,
+        decay_every=training.decay_every,
+        seed=seed_for(material.recipe, phase),
+        phase=phase,
+        checkpoint=folder / "checkpoints" / "last.pt",
+        watch=material.watch,
+    )
+
+
+def _finish(
+    material: _Material,
+    folder: Path,
+    recipe: Recipe,
+    model: Model,
+    networks: Mapping[str, str],
+    history: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, Any],
+) -> None:
+    names = (recipe.source.name, *recipe.task.target_names)
+    write_run(
+        folder,
+        recipe,
+        model,
+        history,
+        networks=networks,
+        standardise={name: material.standardise[name] for name in names},
+        split=material.split,
+        directions={name: material.directions[name] for name in recipe.task.target_names},
+        facts={**material.facts, **facts},
+        draw=draw_curves,
+    )
+
+
+def _history(run: Trained) -> list[dict[str, Any]]:
+    import json
+
+    return [json.loads(line) for line in (run.folder / "history.jsonl").read_text().splitlines()]

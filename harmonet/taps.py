@@ -1,0 +1,138 @@
+"""Reading the output of inner layers of any `nn.Module`, named by their dotted path.
+
+Hooks live only for one forward pass, so modules stay picklable and are never changed. What cannot be read truly is
+refused: a layer that does not run, runs twice, gives no tensor, or is overwritten in place by the layer after it.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from harmonet.errors import NotFoundError, ShapeError, nearest
+
+Size = tuple[int, ...]  # (C, X, Y, Z)
+
+
+class Measured(NamedTuple):
+    """Sizes (C, X, Y, Z) that one dry run found."""
+
+    prediction: Size
+    features: dict[str, Size]
+
+
+def layer_names(module: nn.Module) -> list[str]:
+    """Dotted paths of all inner layers, in order of definition.
+
+    >>> layer_names(nn.Sequential(nn.Conv3d(1, 1, 3), nn.ReLU()))
+    ['0', '1']
+    """
+    return [name for name, _ in module.named_modules() if name]
+
+
+def find_layer(module: nn.Module, path: str) -> nn.Module:
+    """The layer at the dotted path, or an error with the nearest one."""
+    known = layer_names(module)
+    if path not in known:
+        raise NotFoundError(f"{type(module).__name__} has no layer {path!r}. {nearest(path, known)}")
+    return module.get_submodule(path)
+
+
+def forward_with_taps(module: nn.Module, taps: Mapping[str, str], x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """The module's output and, for each tap, the tensor that its layer gave.
+
+    Args:
+        module: Any module that takes x.
+        taps: Name of a feature to dotted path of a layer.
+        x: (B, C, X, Y, Z).
+
+    Raises:
+        NotFoundError: There is no such layer.
+        ShapeError: A layer's output cannot be read truly (see the module's docstring).
+
+    >>> net = nn.Sequential(nn.Conv3d(1, 2, 3), nn.ReLU(), nn.Conv3d(2, 1, 1))
+    >>> y, features = forward_with_taps(net, {"features": "1"}, torch.zeros(1, 1, 5, 5, 5))
+    >>> features["features"].shape
+    torch.Size([1, 2, 3, 3, 3])
+    """
+    seen: dict[str, list[tuple[Any, int]]] = {path: [] for path in taps.values()}
+    handles: list[RemovableHandle] = []
+    try:
+        for path, record in seen.items():
+
+            def keep(_module: nn.Module, _inputs: Any, output: Any, record: Any = record) -> None:
+                record.append((output, _version(output)))
+
+            handles.append(find_layer(module, path).register_forward_hook(keep))
+        prediction = module(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return prediction, {name: _only_intact(module, path, seen[path]) for name, path in taps.items()}
+
+
+def _version(output: Any) -> int:
+    """How often the tensor's memory was written; inference tensors keep no count."""
+    return output._version if isinstance(output, Tensor) and not output.is_inference() else 0
+
+
+def _only_intact(module: nn.Module, path: str, record: list[tuple[Any, int]]) -> Tensor:
+    where = f"layer {path!r} of {type(module).__name__}"
+    if len(record) != 1:
+        times = "does not run" if not record else f"runs {len(record)} times"
+        raise ShapeError(f"{where} {times} in one forward pass: tap a layer that runs exactly once.")
+    output, version = record[0]
+    if not isinstance(output, Tensor):
+        raise ShapeError(f"{where} gives a {type(output).__name__}, not a tensor: tap a layer inside or after it.")
+    if _version(output) != version:
+        raise ShapeError(
+            f"the output of {where} is overwritten in place by a later layer (such as ReLU(inplace=True)): "
+            "tap that later layer, or make it not in-place."
+        )
+    return output
+
+
+def measure(module: nn.Module, taps: Mapping[str, str], in_channels: int, patch_size: int) -> Measured:
+    """Sizes of the prediction and of each tap, from one pass over an empty patch.
+
+    The module's modes, weights, statistics and the random state are left as they were.
+    """
+    parameter = next(module.parameters(), torch.zeros(()))
+    x = torch.zeros(
+        (1, in_channels, patch_size, patch_size, patch_size), dtype=parameter.dtype, device=parameter.device
+    )
+    # Only this device's random state is forked: the default would touch every GPU there is.
+    devices = [parameter.device] if parameter.is_cuda else []
+    with torch.random.fork_rng(devices), torch.no_grad(), evaluating(module):
+        prediction, features = forward_with_taps(module, taps, x)
+    if not isinstance(prediction, Tensor):
+        raise ShapeError(
+            f"{type(module).__name__} gives a {type(prediction).__name__}, not one tensor (B, C, X, Y, Z)."
+        )
+    return Measured(tuple(prediction.shape[1:]), {name: tuple(f.shape[1:]) for name, f in features.items()})
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards every layer has the mode that it had, frozen ones included."""
+    modes = {layer: layer.training for layer in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for layer, training in modes.items():
+            layer.training = training
+
+
+def tappable_layers(module: nn.Module, in_channels: int, patch_size: int) -> dict[str, Size]:
+    """Layers whose output a tap could read in a pass over an empty patch, each with its measured size."""
+    found: dict[str, Size] = {}
+    for path in layer_names(module):
+        try:
+            found[path] = measure(module, {path: path}, in_channels, patch_size).features[path]
+        except ShapeError:
+            continue
+    return {path: size for path, size in found.items() if len(size) == 4}

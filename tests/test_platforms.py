@@ -1,0 +1,89 @@
+"""Platforms, grids and where one grid lies on another."""
+
+import numpy as np
+import pytest
+
+from harmonet.errors import DataError, NotFoundError, ShapeError
+from harmonet.platforms import Grid, Platform, align, preset, target_patch_size, upsampling_between
+
+
+def grid(size, shape=(10, 12, 8), origin=(0.0, 0.0, 0.0)):
+    affine = np.diag([size, size, size, 1.0])
+    affine[:3, 3] = origin
+    return Grid(shape, affine)
+
+
+def platform(name, size):
+    return Platform(name, (size, size, size), (1200.0,), 30)
+
+
+def test_the_challenges_platforms_have_their_published_protocols():
+    task = preset("cdmri2017")
+    assert task.upsampling == {"prisma_st": 1, "connectom_st": 1, "connectom_sa": 2}
+    assert task.target("connectom_sa").te == 68.0
+    with pytest.raises(NotFoundError, match="Did you mean connectom_sa"):
+        task.target("conectom_sa")
+    with pytest.raises(NotFoundError, match="Did you mean cdmri2017"):
+        preset("cdmri2018")
+
+
+@pytest.mark.parametrize("ratio", [1.5, 3.0, 0.5, 2.4 / 1.25])
+def test_a_voxel_ratio_other_than_1_or_2_is_refused(ratio):
+    with pytest.raises(ShapeError, match="voxel ratio of 1 or 2"):
+        upsampling_between(platform("a", 2.4), platform("b", 2.4 / ratio))
+
+
+def test_1_2_stored_as_float32_is_still_half_of_2_4():
+    assert upsampling_between(platform("a", 2.4), platform("b", float(np.float32(1.2)))) == 2
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "a b", "-a", "x" * 65, "é"])
+def test_names_that_could_leave_the_folder_are_refused(name):
+    with pytest.raises(DataError, match="not a plain name"):
+        platform(name, 1.0)
+
+
+@pytest.mark.parametrize("offset", [(0, 0, 0), (3, -2, 5)])
+@pytest.mark.parametrize("factor", [1, 2])
+def test_alignment_is_found_through_the_affines(offset, factor):
+    source = grid(2.4, origin=(-30.0, 10.0, 5.0))
+    fine = source.refined(factor)
+    shifted = fine.affine.copy()
+    shifted[:3, 3] -= np.asarray(offset) * 2.4 / factor  # the target begins earlier, so its indices are larger
+    assert align(source, Grid(fine.shape, shifted), factor) == offset
+
+
+def test_a_refined_grid_keeps_the_voxel_centres():
+    source = grid(2.4, origin=(7.0, 8.0, 9.0))
+    fine = source.refined(2)
+    for voxel in ([0, 0, 0], [9, 11, 7], [3, 4, 5]):
+        place = source.affine @ [*voxel, 1]
+        assert np.allclose(fine.affine @ [*(2 * np.asarray(voxel)), 1], place)
+    assert fine.shape == (19, 23, 15)
+
+
+def test_a_half_voxel_shift_is_refused_in_mm():
+    source = grid(2.4)
+    corner_aligned = grid(1.2, shape=(20, 24, 16), origin=(-0.6, -0.6, -0.6))
+    with pytest.raises(ShapeError, match=r"shift of 1\.04 mm"):
+        align(source, corner_aligned, 2)
+
+
+def test_rotated_grids_are_refused():
+    angle = np.deg2rad(10)
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    source = grid(2.4)
+    with pytest.raises(ShapeError, match="parallel axes"):
+        align(source, Grid(source.shape, turn @ source.affine), 1)
+
+
+def test_a_wrong_ratio_is_refused_even_where_it_is_nearly_right():
+    with pytest.raises(ShapeError, match="voxel ratio of 2"):
+        align(grid(2.4, shape=(90, 90, 60)), grid(1.25, shape=(180, 180, 120)), 2)
+
+
+@pytest.mark.parametrize(("bad", "factor", "words"), [(10, 1, "no centre"), (5, 1, "too small"), (11, 3, "upsampling 3")])
+def test_patch_sizes_without_a_centre_are_refused(bad, factor, words):
+    with pytest.raises(ShapeError, match=words):
+        target_patch_size(bad, factor)
