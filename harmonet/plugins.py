@@ -6,8 +6,11 @@ left out whole, with a `PluginWarning` that names the package and the reason; ev
 """
 
 import os
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache, partial
@@ -33,6 +36,7 @@ from harmonet.registry import (
 
 SWITCH = "HARMONET_PLUGINS"
 BUILT_IN = "harmonet"
+REASON_LENGTH = 300  # characters
 BUILT_IN_MODULES = ("harmonet.networks", "harmonet.fusions", "harmonet.representations")
 
 E = TypeVar("E", bound=Entry)
@@ -56,13 +60,28 @@ class Plugin:
     problem: str | None = None
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """An installed entry point: its name, package and version, and how to import it."""
+
+    name: str
+    package: str
+    version: str
+    load: Callable[[], Any]
+
+
 @cache
 def load() -> tuple[Plugin, ...]:
-    """Every plugin, built-ins first; the first call registers what they bring."""
+    """Every plugin, built-ins first; the first call registers what they bring.
+
+    Raises:
+        RegistrationError: A plugin called this while it was itself being imported or asked.
+    """
     manager = pluggy.PluginManager("harmonet")
     manager.add_hookspecs(hookspecs)
-    plugins = [_admit(manager, m, BUILT_IN, "", partial(import_module, m)) for m in BUILT_IN_MODULES]
-    plugins += [_admit(manager, p.name, _package(p), _version(p), p.load) for p in _wanted()]
+    candidates = [Candidate(m, BUILT_IN, "", partial(import_module, m)) for m in BUILT_IN_MODULES]
+    with _asking_plugins():
+        plugins = [_admit(manager, candidate) for candidate in [*candidates, *_wanted()]]
     for plugin in plugins:
         if plugin.problem is not None:
             warnings.warn(
@@ -73,31 +92,51 @@ def load() -> tuple[Plugin, ...]:
     return tuple(plugins)
 
 
-def _wanted() -> list[EntryPoint]:
-    """Installed entry points that the switch lets in, in an order that does not depend on the file system."""
+_asking = ContextVar("_asking", default=False)
+
+
+@contextmanager
+def _asking_plugins() -> Iterator[None]:
+    """Inside, what plugins print goes to stderr, and a plugin that asks back is refused: it would be loaded twice."""
+    if _asking.get():
+        raise RegistrationError(
+            "it lists or registers names while it is imported or asked: answer the hooks with lists, do nothing else."
+        )
+    token = _asking.set(True)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _asking.reset(token)
+
+
+def _wanted() -> list[Candidate]:
+    """Installed plugins that the switch lets in, in an order that does not depend on the file system."""
     switch = os.environ.get(SWITCH, "on").strip()
-    found = sorted(entry_points(group=hookspecs.GROUP), key=lambda p: (_package(p), p.name))
+    if switch in ("off", "none", "0"):
+        return []
+    found = sorted(map(_candidate, entry_points(group=hookspecs.GROUP)), key=lambda c: (c.package, c.name))
     if switch in ("", "on", "all"):
         return found
-    chosen = set() if switch in ("off", "none", "0") else {name.strip() for name in switch.split(",")}
-    return [p for p in found if p.name in chosen or _package(p) in chosen]
+    chosen = {name.strip() for name in switch.split(",")}
+    return [c for c in found if c.name in chosen or c.package in chosen]
 
 
-def _package(point: EntryPoint) -> str:
-    return point.dist.name if point.dist is not None else point.value.partition(".")[0]
+def _candidate(point: EntryPoint) -> Candidate:
+    """The entry point with its package; where a damaged installation has lost the package's name, with its module's."""
+    try:
+        package, version = (point.dist.name, point.dist.version) if point.dist is not None else ("", "")
+    except Exception:  # without metadata, newer Pythons raise where older ones say None
+        package, version = "", ""
+    return Candidate(point.name, package or point.value.partition(":")[0], version or "", point.load)
 
 
-def _version(point: EntryPoint) -> str:
-    return point.dist.version if point.dist is not None else ""
-
-
-def _admit(
-    manager: pluggy.PluginManager, name: str, package: str, version: str, load_plugin: Callable[[], Any]
-) -> Plugin:
+def _admit(manager: pluggy.PluginManager, candidate: Candidate) -> Plugin:
     """Import one plugin, ask it, and register all of its answers or none."""
+    name, package, version = candidate.name, candidate.package, candidate.version
     registered_as = f"{package}:{name}"
     try:
-        plugin = load_plugin()
+        plugin = candidate.load()
         manager.register(plugin, registered_as)
         _refuse_misspelt(plugin)
         manager.check_pending()
@@ -118,19 +157,27 @@ def _admit(
 
 
 def _reason(error: BaseException) -> str:
-    """The error's type and text on one line."""
-    text = " ".join(str(error).split())
+    """The error's type and text on one printable line of bearable length."""
+    try:
+        text = str(error)
+    except Exception:  # a stranger's error can fail to say what it is
+        text = ""
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    text = text if len(text) <= REASON_LENGTH else f"{text[:REASON_LENGTH]} ..."
     return text if isinstance(error, RegistrationError) else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
 def _refuse_misspelt(plugin: Any) -> None:
-    """Refuse a function called harmonet_* that is no hook: pluggy itself only sees it when it is marked."""
+    """Refuse a function called harmonet_* that is no hook or is not marked: pluggy itself passes over both."""
     for name in dir(plugin):
         if name.startswith("harmonet_") and callable(getattr(plugin, name)) and name not in HOOKS:
             close = get_close_matches(name, HOOKS, n=1)
             hint = f"did you mean {close[0]}?" if close else f"hooks are {', '.join(HOOKS)}."
             raise RegistrationError(f"it has {name}, which is no hook: {hint}")
     marked = [name for name in HOOKS if hasattr(getattr(plugin, name, None), "harmonet_impl")]
+    for name in HOOKS:
+        if hasattr(plugin, name) and name not in marked:
+            raise RegistrationError(f"its {name} is not marked: write @harmonet.hookimpl above it.")
     if not marked:
         raise RegistrationError(f"it answers no hook: mark one of {', '.join(HOOKS)} with @harmonet.hookimpl.")
 

@@ -64,11 +64,21 @@ class Entry:
             raise RegistrationError(f"entry {self.name!r}: build is a callable or the text 'module:attribute'.")
 
     def load(self) -> Callable[..., Any]:
-        """The thing that builds, imported if it was given as text."""
+        """The thing that builds, imported if it was given as text.
+
+        Raises:
+            RegistrationError: What the text names cannot be imported.
+        """
         if not isinstance(self.build, str):
             return self.build
         module, _, attribute = self.build.partition(":")
-        built: Callable[..., Any] = getattr(import_module(module), attribute)
+        try:
+            built: Callable[..., Any] = getattr(import_module(module), attribute)
+        except Exception as error:  # a stranger's module can raise anything
+            raise RegistrationError(
+                f"{self.name} cannot be built: importing {self.build} gave {type(error).__name__}: {error}. "
+                "Install what it needs, or leave its package out."
+            ) from error
         return built
 
     def options(self) -> dict[str, Any]:
@@ -104,6 +114,19 @@ class NetworkEntry(Entry):
     parameters: int | None = None
 
     supplied: ClassVar[tuple[str, ...]] = ("in_channels", "out_channels", "upsampling")
+
+    def __post_init__(self) -> None:
+        """Refuse factors and taps that composing could not read, such as `upsampling=2` or `taps="body"`."""
+        super().__post_init__()
+        factors: Any = self.upsampling
+        taps: Any = self.taps
+        if not (isinstance(factors, tuple | list) and factors and all(type(f) is int and f > 0 for f in factors)):
+            raise RegistrationError(f"entry {self.name!r}: upsampling is a tuple such as (1, 2), not {factors!r}.")
+        if not (isinstance(taps, Mapping) and all(isinstance(t, str) for item in taps.items() for t in item)):
+            raise RegistrationError(
+                f"entry {self.name!r}: taps is a dict such as {{'features': 'body'}}, a feature name to a layer, "
+                f"not {taps!r}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

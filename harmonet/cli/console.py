@@ -81,6 +81,7 @@ class Progress:
         """Report that `done` of `total` are done."""
         now = time.monotonic()
         first = what not in self._began
+        self._spoke = self._spoke or now
         began = self._began.setdefault(what, now)
         if self._bars is not None:
             if first:

@@ -6,8 +6,7 @@ scanner's effect on each SH order, b-value error, receive field, and noise last.
 unless they say otherwise. Scans are taken to be aligned: no motion is added.
 """
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -20,17 +19,15 @@ from harmonet.data.phantom import smooth_field
 from harmonet.data.scan import Acquisition, Scan, read_scan
 from harmonet.data.simulate import Place, Progress, add_rician, receive_field, staged, unit_cube, write_facts
 from harmonet.errors import DataError, NotFoundError, OutputError, nearest
-from harmonet.platforms import Grid, Platform, Task, upsampling_between
+from harmonet.platforms import Grid, upsampling_between
 from harmonet.platforms import preset as task_of
 
 MIN_DIRECTIONS = 12  # so that source and targets have the six each that a tensor needs
 MIN_SLAB = 5  # source voxels: fewer are hardly an image
 TUKEY = 0.5  # the part of the pass band over which k-space fades out
-CENTRES, SOURCE_MAPS, FIELD, NOISE = range(4)  # purposes of random numbers
 
 Image = NDArray[np.float32]
 Table = NDArray[np.float64]
-Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ PRESETS: Mapping[str, Mapping[str, Effect]] = {
     "cdmri2017": {
         "ge_st": Effect(18, b_error=0.975, orders=(1.05, 0.93, 0.85), bias=0.15, gain=1.3),
         "prisma_st": Effect(28, b_error=1.02, bias=0.12, gain=0.8, orientation="LAS"),
-        "connectom_st": Effect(30, bias=0.10),
+        "connectom_st": Effect(30, bias=0.10, orientation="LPS"),
         "connectom_sa": Effect(None, bias=0.10, gain=1.1),
     }
 }
@@ -97,32 +94,255 @@ def degrade(
         OutputError: `out` exists, lies over the input, or cannot be written.
     """
     if slabs < 1 or gap < 0 or seed < 0:
-        raise DataError(f"{slabs} slabs, gap {gap} and seed {seed} were asked for: use 1, 0 and 0 or more.")
-    effects, task = _preset(preset)
+        raise DataError(f"{slabs} slabs, gap {gap} and seed {seed} were asked for: use at least 1, 0 and 0.")
+    if preset not in PRESETS:
+        raise NotFoundError(f"no preset {preset!r} to degrade to. {nearest(preset, PRESETS)}")
+    effects, task = PRESETS[preset], task_of(preset)
     if isinstance(acquisition, Acquisition):
         if out.resolve() in acquisition.dwi.resolve().parents:
             raise OutputError(f"{out} holds the input {acquisition.dwi}: choose another folder.")
         acquisition = read_scan(acquisition)
-    scan = _odd(acquisition)
-    half, rest, b = _split(scan, task.source.shells[0])
-    boxes = _slabs(scan.mask[::2, ::2, ::2], slabs, gap)
-    platforms = (task.source, *task.targets)
-    coarse = {"source": _coarser(_volumes(scan, half)), "target": _coarser(_volumes(scan, rest))}
+    whole = one_shell(acquisition, task.source.shells[0])
+    halves = split_directions(whole)
+    pieces = slabs_of(whole.mask[::2, ::2, ::2], slabs, gap)
+    total = len(effects) * slabs
     with staged(out, force) as folder:
-        for index, platform in enumerate(platforms):
+        for index, platform in enumerate((task.source, *task.targets)):
             factor = upsampling_between(task.source, platform)
-            chosen = half if platform == task.source else rest
-            if factor == 1:
-                image = coarse["source" if platform == task.source else "target"].copy()
-            else:
-                image = _volumes(scan, chosen)
-            step = 2 // factor
-            seen = _Seen(image, scan.bvals[chosen], scan.directions[chosen], scan.mask[::step, ::step, ::step])
-            _scanned(seen, effects[platform.name], np.random.default_rng([seed, index]))
-            affine = scan.grid.affine @ np.diag([step, step, step, 1.0])
-            for number, (core, context) in enumerate(boxes):
-                name = f"slab{number + 1:02d}" if slabs > 1 else "head01"
-                _write(folder / name, platform, effects[platform.name], seen, affine, core, context, factor, scan.te)
+            scan = _odd(halves[0] if platform == task.source else halves[1])
+            effect = effects[platform.name]
+            scan = scanned(scan if factor == 2 else coarser(scan), effect, np.random.default_rng([seed, index]))
+            for number, piece in enumerate(pieces):
+                subject = f"slab{number + 1:02d}" if slabs > 1 else "head01"
+                place = folder / subject / platform.name.replace("_", "/", 1)
+                _write(place, _cut(scan, piece, factor), effect.orientation)
                 if progress:
-                    progress("degrading", index * slabs + number + 1, len(platforms) * slabs)
-        _tell(folder, acquisition, preset, seed, slabs, gap, effects, (len(half), len(rest)), b)
+                    progress("degrading", index * slabs + number + 1, total)
+        write_facts(
+            folder,
+            kind="degraded",
+            label="degraded from one real head" + ("; slabs stand in for subjects" if slabs > 1 else ""),
+            pseudo_subjects=slabs > 1,
+            slabs=[asdict(piece) for piece in pieces],
+            gap=gap,
+            preset=preset,
+            seed=seed,
+            source_sha256=acquisition.sources,
+            directions={"source": int(halves[0].is_dwi.sum()), "targets": int(halves[1].is_dwi.sum())},
+            b0="one for source and targets, so they share its noise"
+            if (~whole.is_dwi).sum() == 1
+            else "others for the source than for the targets",
+            targets="share their directions, and with them the acquisition's own noise",
+            truth="none: nobody knows the noise-free signal of a real head",
+            effects={name: asdict(effect) for name, effect in effects.items()},
+        )
+
+
+def one_shell(scan: Scan, b: float) -> Scan:
+    """The scan's b = 0 volumes and those of the shell that is nearest to `b` s/mm².
+
+    Raises:
+        DataError: That shell has too few directions to be shared out.
+    """
+    shell = min(shells(scan.bvals), key=lambda found: abs(found - b))
+    chosen = ~scan.is_dwi | (np.abs(scan.bvals - shell) <= SHELL_TOLERANCE)
+    found = int((chosen & scan.is_dwi).sum())
+    if found < MIN_DIRECTIONS:
+        raise DataError(
+            f"source and targets get half of the directions each, which takes {MIN_DIRECTIONS}; {scan.subject} "
+            f"{scan.platform} has {found} at b = {shell:g}: give an acquisition with more."
+        )
+    return _volumes(scan, np.flatnonzero(chosen))
+
+
+def split_directions(scan: Scan) -> tuple[Scan, Scan]:
+    """The scan's directions shared out to source and targets, each half well spread over the sphere.
+
+    Where there are several b = 0 volumes, they are shared out as well.
+    """
+    weighted, zero = np.flatnonzero(scan.is_dwi), np.flatnonzero(~scan.is_dwi)
+    first = _spread_half(scan.directions[weighted])
+    zeros = (zero, zero) if len(zero) == 1 else (zero[::2], zero[1::2])
+    halves = weighted[first], weighted[~first]
+    source, target = (_volumes(scan, np.sort(np.r_[z, h])) for z, h in zip(zeros, halves, strict=True))
+    return source, target
+
+
+def _spread_half(directions: Table, starts: int = 8) -> NDArray[np.bool_]:
+    """Which half of the axes to take so that charges on them and on the other half repel least (by swapping)."""
+    n = len(directions)
+    cosine = np.clip(np.abs(np.einsum("ij,kj->ik", directions, directions)), 0, 1)
+    energy = 1 / (2 - 2 * cosine + 1e-3) + 1 / (2 + 2 * cosine)  # 1e-3: a direction may have been repeated
+    np.fill_diagonal(energy, 0)
+    rng = np.random.default_rng(0)  # a fixed seed: the split belongs to the table, not to the data set
+    best, lowest = np.zeros(n, dtype=bool), np.inf
+    for _ in range(starts):
+        side = np.zeros(n)
+        side[rng.permutation(n)[: n // 2]] = 1
+        while True:
+            # Swapping i (in) with j (out) changes the energy by what both leave and what both meet.
+            pull = (energy * side).sum(axis=1) - (energy * (1 - side)).sum(axis=1)
+            inside, outside = np.flatnonzero(side == 1), np.flatnonzero(side == 0)
+            change = pull[outside][None] - pull[inside][:, None] - 2 * energy[np.ix_(inside, outside)]
+            i, j = np.unravel_index(np.argmin(change), change.shape)
+            if change[i, j] > -1e-9:
+                break
+            side[inside[i]], side[outside[j]] = 0, 1
+        total = float((energy * (side[:, None] == side[None])).sum())
+        if total < lowest - 1e-9:
+            best, lowest = side == 1, total
+    return best
+
+
+def coarser(scan: Scan) -> Scan:
+    """The scan with voxels twice as large on each axis: low voxel i lies on voxel 2 i (node alignment).
+
+    In plane, k-space beyond half of its extent is cut away with a Tukey edge; across slices, the profile of a
+    slice of twice the thickness is averaged, centred on every second slice. Cropping k-space and averaging slices
+    two by two would move voxel centres (cell alignment): keeping every second centre is our choice, and it makes
+    the grids of this package nest.
+    """
+    from scipy.fft import irfft, rfft, rfftfreq
+    from scipy.ndimage import convolve1d
+
+    slices = int(np.argmax(np.abs(scan.stored.affine[:3, 2])))  # the file's third axis, in canonical axes
+    image = scan.signal
+    for axis in range(3):
+        if axis == slices:
+            image = convolve1d(image, (0.25, 0.5, 0.25), axis=axis, mode="nearest")
+        else:
+            n = image.shape[axis]
+            edge = np.clip((rfftfreq(n) / 0.25 - (1 - TUKEY)) / TUKEY, 0, 1)
+            window = (0.5 + 0.5 * np.cos(np.pi * edge)).astype(np.float32)
+            shape = [1] * 4
+            shape[axis] = len(window)
+            image = irfft(rfft(image, axis=axis) * window.reshape(shape), n=n, axis=axis)
+        image = image[tuple(slice(None, None, 2) if i == axis else slice(None) for i in range(3))]
+    mask = scan.mask[::2, ::2, ::2]
+    grid = Grid((mask.shape[0], mask.shape[1], mask.shape[2]), scan.grid.affine @ np.diag([2.0, 2.0, 2.0, 1.0]))
+    return replace(scan, signal=np.maximum(image, 0).astype(np.float32), mask=mask, grid=grid)
+
+
+def scanned(scan: Scan, effect: Effect, rng: np.random.Generator) -> Scan:
+    """The scan as another scanner gives it: orders scaled, b-value error, receive field and gain, noise last."""
+    shape = scan.mask.shape
+    b0 = scan.b0()
+    sigma = 0.0 if effect.snr is None else effect.gain * float(np.median(b0[white_matter(scan)])) / effect.snr
+    weighted = scan.signal[..., scan.is_dwi]
+    weighted = _scale_orders(weighted, scan.directions[scan.is_dwi], effect.orders, rng)
+    if effect.b_error != 1:
+        ratio = np.divide(weighted, b0[..., None], out=np.ones_like(weighted), where=b0[..., None] > 0)
+        exponent = (_map(rng, shape, effect.b_error) - 1).astype(np.float32)
+        weighted *= np.clip(ratio, 0.01, 1) ** exponent[..., None]  # S^(b2/b1), good for small steps only
+    image = scan.signal.copy()
+    image[..., scan.is_dwi] = weighted
+    image *= (effect.gain * receive_field(rng, shape, effect.bias)).astype(np.float32)[..., None]
+    if sigma:
+        add_rician(image, sigma, rng)
+    return replace(scan, signal=image)
+
+
+def _scale_orders(weighted: Image, directions: Table, factors: tuple[float, ...], rng: np.random.Generator) -> Image:
+    """The signal (X, Y, Z, N) with each SH order scaled by a smooth map; what no order explains is kept."""
+    changed = weighted.copy()
+    order = 2 * (len(factors) - 1)
+    while order > 0 and sh.n_coefficients(order) > len(directions):
+        order -= 2
+    if order < 0:
+        return changed
+    fit, basis = sh.fit_matrix(directions, order), sh.basis_matrix(directions, order)
+    for (_, part), factor in zip(sh.order_slices(order).items(), factors, strict=False):
+        share = (basis[:, part] @ fit[part]).astype(np.float32)
+        change = (_map(rng, weighted.shape[:3], factor) - 1).astype(np.float32)
+        changed += change[..., None] * np.einsum("xyzn,mn->xyzm", weighted, share)
+    return np.maximum(changed, 0)
+
+
+def _map(rng: np.random.Generator, shape: tuple[int, ...], mean: float) -> Table:
+    """A smooth map (X, Y, Z) from half to one and a half times the effect of its mean, never its opposite."""
+    return np.asarray(1 + (mean - 1) * (1 + 0.5 * np.tanh(smooth_field(rng, unit_cube(shape)))), dtype=np.float64)
+
+
+def white_matter(scan: Scan) -> NDArray[np.bool_]:
+    """Voxels that are mostly white matter: of the half that keeps more signal, so no CSF, the more anisotropic half."""
+    ratio = scan.normalised()
+    kept = ratio.mean(axis=-1)
+    spread = np.divide(ratio.std(axis=-1), kept, out=np.zeros_like(kept), where=kept > 0)
+    lasting = scan.mask & (kept >= np.median(kept[scan.mask]))
+    return np.asarray(lasting & (spread >= np.median(spread[lasting])))
+
+
+@dataclass(frozen=True)
+class Slab:
+    """A piece of a head along one axis, in source voxels: the mask lies in `core`, the image is `context`."""
+
+    axis: int
+    core: tuple[int, int]
+    context: tuple[int, int]
+
+
+def slabs_of(mask: NDArray[np.bool_], slabs: int, gap: int) -> tuple[Slab, ...]:
+    """Pieces of equal thickness along the mask's longest axis, `gap` voxels between neighbours.
+
+    Args:
+        mask: (X, Y, Z) at the source's resolution.
+        slabs: How many; one is the whole image.
+        gap: Voxels between the cores. Contexts reach (gap - 1) / 2 voxels beyond them and never meet.
+
+    Raises:
+        DataError: The head is too small for so many.
+    """
+    spans = []
+    for axis in range(3):
+        there = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))
+        spans.append((int(there[0]), int(there[-1]) + 1))
+    axis = int(np.argmax([end - start for start, end in spans]))
+    start, end = spans[axis]
+    if slabs == 1:
+        return (Slab(axis, (0, mask.shape[axis]), (0, mask.shape[axis])),)
+    thickness = (end - start - gap * (slabs - 1)) // slabs
+    if thickness < MIN_SLAB:
+        fit = max(1, (end - start + gap) // (MIN_SLAB + gap))
+        raise DataError(
+            f"{slabs} slabs of at least {MIN_SLAB} source voxels with gaps of {gap} need "
+            f"{slabs * MIN_SLAB + (slabs - 1) * gap}, the head is {end - start} long: ask for at most {fit}."
+        )
+    reach = max((gap - 1) // 2, 0)
+    cores = [(at, at + thickness) for at in (start + number * (thickness + gap) for number in range(slabs))]
+    size = mask.shape[axis]
+    return tuple(Slab(axis, (a, b), (max(a - reach, 0), min(b + reach, size))) for a, b in cores)
+
+
+def _cut(scan: Scan, piece: Slab, factor: int) -> Scan:
+    """The slab's image, masked to its core; target voxels that lie on or between its source voxels."""
+
+    def part(span: tuple[int, int]) -> tuple[slice, ...]:
+        kept = slice(factor * span[0], factor * (span[1] - 1) + 1)
+        return tuple(kept if axis == piece.axis else slice(None) for axis in range(3))
+
+    core = np.zeros_like(scan.mask)
+    core[part(piece.core)] = True
+    here = part(piece.context)
+    mask = (scan.mask & core)[here]
+    shift = np.eye(4)
+    shift[piece.axis, 3] = factor * piece.context[0]
+    grid = Grid((mask.shape[0], mask.shape[1], mask.shape[2]), scan.grid.affine @ shift)
+    return replace(scan, signal=scan.signal[here], mask=mask, grid=grid)
+
+
+def _volumes(scan: Scan, chosen: NDArray[np.intp]) -> Scan:
+    return replace(scan, signal=scan.signal[..., chosen], bvals=scan.bvals[chosen], directions=scan.directions[chosen])
+
+
+def _odd(scan: Scan) -> Scan:
+    """The scan with odd sizes, the last voxels left out where need be: 2n - 1 voxels hold n coarse ones."""
+    here = tuple(slice(0, n - 1 + n % 2) for n in scan.mask.shape)
+    mask = scan.mask[here]
+    grid = Grid((mask.shape[0], mask.shape[1], mask.shape[2]), scan.grid.affine)
+    return replace(scan, signal=scan.signal[here], mask=mask, grid=grid)
+
+
+def _write(folder: Path, scan: Scan, orientation: str) -> None:
+    place = Place(folder, scan.grid.affine, scan.mask, scan.bvals, scan.directions, orientation)
+    place.write_tables(scan.te)
+    place.write("dwi", scan.signal)

@@ -28,10 +28,11 @@ Image = NDArray[np.float32]
 class Tissue:
     """What one subject's tissues do: diffusivities in mm²/s, T2 in ms, relative proton densities.
 
-    Relaxation at 3 T: Wansapura et al. 1999 (doi:10.1002/(SICI)1522-2586(199904)9:4<531::AID-JMRI4>3.0.CO;2-L)
-    for white and grey matter; that water inside axons has the longer T2 is McKinnon and Jensen 2019
-    (doi:10.1002/mrm.27617). Diffusivities: parallel 1.7e-3 as in NODDI (Zhang et al. 2012,
-    doi:10.1016/j.neuroimage.2012.03.072), free water 3.0e-3 at body temperature. All the rest is our choice.
+    T2 at 3 T lies near that of Stanisz et al. 2005 (doi:10.1002/mrm.20605) for grey matter and of Wansapura et al.
+    1999 (doi:10.1002/(SICI)1522-2586(199904)9:4<531::AID-JMRI4>3.0.CO;2-L) for white; that water inside axons has
+    the longer T2 is McKinnon and Jensen 2019 (doi:10.1002/mrm.27617). Diffusivities: parallel 1.7e-3 as in NODDI
+    (Zhang et al. 2012, doi:10.1016/j.neuroimage.2012.03.072), free water 3.0e-3 at body temperature. All the rest
+    is our choice.
     """
 
     d_csf: float = 3.0e-3

@@ -66,10 +66,11 @@ class Acquire:
 
 def _cdmri2017() -> tuple[tuple[Platform, Acquire], ...]:
     task = task_of("cdmri2017")
+    # RAS and LAS have the same FSL table and opposite determinants; LPS has another table as well.
     effects = (
         Acquire(3.2, 18, b_error=0.97, bias=0.15, gain=1.3, n_b0=2, directions_seed=1),
         Acquire(2.5, 28, b_error=1.01, bias=0.12, gain=0.8, directions_seed=2, orientation="LAS"),
-        Acquire(2.4, 30, b_field=0.03, bias=0.10, gain=1.0, directions_seed=3),
+        Acquire(2.4, 30, b_field=0.03, bias=0.10, gain=1.0, directions_seed=3, orientation="LPS"),
         Acquire(1.4, 18, b_field=0.03, bias=0.10, gain=1.1, n_b0=4, directions_seed=4),
     )
     return tuple(zip((task.source, *task.targets), effects, strict=True))
@@ -277,7 +278,9 @@ def gradient_table(platform: Platform, acquire: Acquire) -> tuple[Table, Table]:
 
 
 def spread_directions(n: int, seed: int, steps: int = 400) -> Table:
-    """(n, 3) axes that repel each other and their opposites (Jones et al. 1999, doi:10.1002/mrm.v42:3), in any order.
+    """(n, 3) axes that repel each other and their opposites; their order means nothing.
+
+    Jones et al. 1999, doi:10.1002/(SICI)1522-2594(199909)42:3<515::AID-MRM14>3.0.CO;2-Q.
 
     >>> spread_directions(30, 0).shape
     (30, 3)

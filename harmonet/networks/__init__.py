@@ -33,7 +33,7 @@ def harmonet_networks() -> list[NetworkEntry]:
                 "10.48550/arXiv.1808.01595",
             ),
             published="topology, 100 kernels, two blocks",
-            our_choice="order 6, padded linear output, width of the outer convolutions, initial weights",
+            our_choice="order 6, padded linear output, width of the outer convolutions, PyTorch initial weights",
             upsampling=(1, 2),
             taps={"features": "tail.3"},
             parameters=2_927_876,

@@ -42,7 +42,8 @@ class SHResNet(nn.Module):
     Published (doi:10.48550/arXiv.1808.01595, figure 1): the topology, 100 kernels, two blocks. Our choice: SH order 6,
     a padded output convolution (the paper predicts the centre voxel of a 3³ patch), linear output (the figure draws a
     ReLU, which signed coefficients cannot pass), units and outer convolutions that emit as many channels as they take
-    (the figure prints 100), a transposed convolution (k3, s2, p2) at upsampling 2, He-normal weights, zero biases.
+    (the figure prints 100), a transposed convolution (k3, s2, p2) at upsampling 2, PyTorch's initial weights
+    (He-normal ones made the first loss so large that the ReLUs died at a learning rate of 1e-3).
 
     Args:
         in_channels: Coefficients of an even SH series.
@@ -70,11 +71,6 @@ class SHResNet(nn.Module):
             self.head = nn.Conv3d(width, out_channels, 3, padding=1)
         else:
             self.head = nn.ConvTranspose3d(width, out_channels, 3, stride=2, padding=2)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv3d | nn.ConvTranspose3d):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, n, n, n) to (B, out, t, t, t), t = n or 2n - 3."""

@@ -20,12 +20,14 @@ SCALE = 1e3  # errors are shown in units of 1e-3
 UNITS = "1e-3 (S/S0)²"
 ANISOTROPIC = 0.2  # the reference's FA above which a principal direction means something
 DPI = 120
-BASELINES = {"identity": "#bbbbbb", "interpolation": "#888888", "the target itself": "#555555"}  # name to colour
+INTERPOLATION, NOISE = "interpolation", "the target itself"  # as an evaluation names them
+BASELINES = {"identity": "#bbbbbb", INTERPOLATION: "#888888", NOISE: "#555555"}  # name to colour
+BRIGHT = 0.7  # FA of full brightness
 LOG_RATIO = 15.0  # errors that differ by more than this share a logarithmic axis
 SOURCE, PREDICTION, TARGET, TRUTH = "source", "prediction", "target", "truth"
 JUDGED = (PREDICTION, SOURCE)  # whose error is shown
 TITLES = {
-    SOURCE: "source (interpolated to this grid)",
+    SOURCE: "source\n(interpolated to this grid)",
     PREDICTION: "prediction",
     TARGET: "measured target",
     TRUTH: "noise-free truth",
@@ -108,7 +110,8 @@ def picture(maps: MapsLike, out: Path, *, label: str = "", voxel_size: Sequence[
     """
     images = _slices(maps)
     columns = len(images) + len(JUDGED)
-    figure = _figure(2.7 * columns, 7.4)
+    figure = _figure(2.3 * columns, 7.8)
+    figure.get_layout_engine().set(hspace=0.08)
     above, below = figure.subplots(2, columns)
     for axes in (*above, *below):
         axes.set_axis_off()
@@ -140,35 +143,45 @@ def frames(maps: MapsLike, folder: Path, voxel_size: Sequence[float] = (1.0, 1.0
 
 def error_bars(evaluation: EvaluationLike, out: Path) -> Path:
     """`out`, a PNG of the error of each method on each platform: the mean over test subjects, and each of them."""
-    references, platforms = list(evaluation.references), list(evaluation.platforms)
-    methods = list(evaluation.methods)
-    figure = _figure(4.2 * len(platforms) + 1.5, (0.32 * len(methods) + 1.3) * len(references) + 0.5)
-    grid = figure.subplots(len(references), len(platforms), squeeze=False, sharey=True)
-    colours = _colours(methods)
+    references, methods = list(evaluation.references), list(evaluation.methods)
+    columns = len(evaluation.platforms)
+    figure = _figure(4.2 * columns + 1.5, (0.32 * len(methods) + 1.3) * len(references) + 0.5)
+    grid = figure.subplots(len(references), columns, squeeze=False, sharex=True, sharey=True)
+    errors = [score.sh_mse for score in evaluation.scores if score.sh_mse > 0]
+    logarithmic = bool(errors) and max(errors) > LOG_RATIO * min(errors)
     for row, reference in zip(grid, references, strict=True):
-        for axes, platform in zip(row, platforms, strict=True):
-            found = {m: np.asarray(evaluation.values(m, platform, reference)) * SCALE for m in methods}
-            means = {m: float(np.mean(values)) for m, values in found.items() if len(values)}
-            logarithmic = bool(means) and max(means.values()) > LOG_RATIO * max(min(means.values()), 1e-9)
-            for place, method in enumerate(methods):
-                if method not in means:
-                    continue
-                if not logarithmic:  # a bar stands on 0, which a logarithmic axis does not have
-                    axes.barh(place, means[method], color=colours[method], height=0.66, alpha=0.55)
-                axes.plot([means[method]], [place], marker="|", markersize=15, mew=2.5, color=colours[method])
-                values = found[method]
-                axes.plot(values, [place] * len(values), "o", markersize=4, mfc="white", mec="black", mew=0.8)
-            if logarithmic:
-                axes.set_xscale("log")
-            axes.set_yticks(range(len(methods)), [_plain(method) for method in methods])
-            axes.set_ylim(len(methods) - 0.4, -0.6)
-            axes.grid(axis="x", color="0.9")
-            axes.set_axisbelow(True)
+        for axes, platform in zip(row, evaluation.platforms, strict=True):
+            found = {m: [v * SCALE for v in evaluation.values(m, platform, reference)] for m in methods}
+            _error_panel(axes, found, logarithmic=logarithmic)
             axes.set_title(_plain(f"{platform}, against {reference}"), fontsize=10)
-            axes.set_xlabel(f"MSE of SH coefficients in {UNITS}", fontsize=9)
+    for axes in grid[-1]:
+        axes.set_xlabel(f"MSE of SH coefficients in {UNITS}", fontsize=9)
     n = len(evaluation.subjects)
     figure.suptitle(f"Error per method: line = mean, circles = each of {n} test subject{'s' * (n != 1)}", fontsize=11)
     return _save(figure, out)
+
+
+def _error_panel(axes: Any, found: Mapping[str, Sequence[float]], *, logarithmic: bool) -> None:
+    """A row per method: its errors on one platform."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    for place, (method, colour) in enumerate(_colours(list(found)).items()):
+        values = found[method]
+        if not values:
+            continue
+        if not logarithmic:  # a bar stands on 0, which a logarithmic axis does not have
+            axes.barh(place, np.mean(values), color=colour, height=0.66, alpha=0.55)
+        axes.plot([np.mean(values)], [place], marker="|", markersize=16, mew=3.5, color=colour)
+        axes.plot(values, [place] * len(values), "o", markersize=4, mfc="white", mec="black", mew=0.8)
+    if logarithmic:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_yticks(range(len(found)), [_plain(method) for method in found])
+    axes.set_ylim(len(found) - 0.4, -0.6)
+    axes.grid(axis="x", color="0.9")
+    axes.set_axisbelow(True)
 
 
 def by_order(evaluation: EvaluationLike, out: Path) -> Path:
@@ -220,7 +233,8 @@ def _slices(maps: MapsLike) -> dict[str, _Slice]:
     """The middle slice of each image; the last one is the reference: the truth where it is known, else the target."""
     places = np.argwhere(maps.mask)
     low, high = places.min(axis=0), places.max(axis=0) + 1
-    edge = np.s_[max(low[0] - 1, 0) : high[0] + 1, max(low[1] - 1, 0) : high[1] + 1, (low[2] + high[2] - 1) // 2]
+    planes = np.unique(places[:, 2])  # those that hold some of the mask: a mask may be hollow, or have gaps
+    edge = np.s_[max(low[0] - 1, 0) : high[0] + 1, max(low[1] - 1, 0) : high[1] + 1, planes[len(planes) // 2]]
     volumes = {SOURCE: maps.source, PREDICTION: maps.prediction, TARGET: maps.target, TRUTH: maps.truth}
     return {name: _slice(volume[edge], maps.mask[edge]) for name, volume in volumes.items() if volume is not None}
 
@@ -276,8 +290,13 @@ def _signal_row(figure: Any, row: Sequence[Any], images: Mapping[str, _Slice]) -
     errors = [np.abs(images[name].mean - reference.mean) for name in JUDGED]
     for axes, name, error in zip(row[len(images) :], JUDGED, errors, strict=True):
         shown = _show(axes, error, "cividis", _ceiling(errors, 99))
-        axes.set_title(f"|{name} - {judge}|\nmean {np.nanmean(error):.4f}", fontsize=10)
+        axes.set_title(f"|{name} - {judge}|\nmean {_mean(error)}", fontsize=10)
     _colour_bar(figure, shown, row[len(images) :], "absolute error of S/S0")
+
+
+def _mean(error: Floats) -> str:
+    finite = error[np.isfinite(error)]
+    return f"{finite.mean():.4f}" if finite.size else "not a number"
 
 
 def _direction_row(figure: Any, row: Sequence[Any], images: Mapping[str, _Slice]) -> None:
@@ -285,10 +304,9 @@ def _direction_row(figure: Any, row: Sequence[Any], images: Mapping[str, _Slice]
     judge, reference = list(images.items())[-1]
     for axes, image in zip(row, images.values(), strict=False):
         _show_colour(axes, image)
-    key = (
-        "red left-right, green anterior-posterior, blue superior-inferior; brightness: FA; sticks: principal direction"
-    )
-    row[0].text(0, -0.05, key, transform=row[0].transAxes, fontsize=9, va="top")
+    key = "red left-right, green anterior-posterior, blue superior-inferior\n"
+    key += f"brightness: FA, full at {BRIGHT}; sticks: principal direction in the plane"
+    row[0].text(0, -0.05, key, transform=row[0].transAxes, fontsize=9, va="top", in_layout=False)
     certain = reference.anisotropy > ANISOTROPIC
     for axes, name in zip(row[len(images) :], JUDGED, strict=True):
         cosine = np.abs(np.sum(images[name].direction * reference.direction, axis=-1))
@@ -312,16 +330,15 @@ def _show_colour(axes: Any, image: _Slice) -> None:
     """Direction-encoded colour, with sticks: the colour of a direction and of its mirror image is the same."""
     from matplotlib.collections import LineCollection
 
-    colour = np.abs(image.direction) * np.clip(image.anisotropy, 0, 1)[..., None]
+    colour = np.abs(image.direction) * np.clip(image.anisotropy / BRIGHT, 0, 1)[..., None]
     colour[~image.mask] = 1.0
     axes.imshow(colour.transpose(1, 0, 2), origin="lower", interpolation="nearest", aspect=axes.get_aspect())
     step = max(1, round(max(image.mask.shape) / 36))
-    x, y = np.array([p for p in np.argwhere(image.anisotropy > ANISOTROPIC) if not (p % step).any()]).reshape(-1, 2).T
-    half = 0.5 * step * image.direction[x, y, :2]
-    places = np.stack([x, y], axis=1)
-    axes.add_collection(
-        LineCollection(np.stack([places - half, places + half], axis=1), colors="white", linewidths=0.7)
-    )
+    places = np.argwhere(image.anisotropy > ANISOTROPIC)
+    x, y = places[(places % step == 0).all(axis=1)].T
+    half, places = 0.5 * step * image.direction[x, y, :2], np.stack([x, y], axis=1)
+    sticks = list(np.stack([places - half, places + half], axis=1))
+    axes.add_collection(LineCollection(sticks, colors="white", linewidths=0.7))
 
 
 def _colour_bar(figure: Any, shown: Any, row: Sequence[Any], label: str) -> None:

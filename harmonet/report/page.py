@@ -1,0 +1,398 @@
+"""The report: one page that opens from disk with nothing beside it, the scores as files, the pictures."""
+
+import base64
+import csv
+import io
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from harmonet.errors import OutputError, RunError
+from harmonet.files import write_whole
+from harmonet.report.figures import (
+    BASELINES,
+    INTERPOLATION,
+    NOISE,
+    ORIENTATION,
+    SCALE,
+    UNITS,
+    EvaluationLike,
+    MapsLike,
+    by_order,
+    error_bars,
+    frames,
+    picture,
+)
+from harmonet.runs import Trained
+
+PAGE, SCORES, TABLE, FIGURES = "report.html", "scores.json", "scores.csv", "figures"
+PNG = b"\x89PNG\r\n\x1a\n"
+SAME = 0.005  # errors that differ by less than this fraction are called the same
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture of the page: its bytes as a data address, or why there is none."""
+
+    title: str
+    caption: str = ""
+    address: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How one run's answer on one platform compares; `tone` is `good`, `bad` or `even`."""
+
+    text: str
+    tone: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry of the table."""
+
+    text: str
+    best: bool = False
+
+
+def write_report(evaluation: EvaluationLike, runs: Sequence[Trained], out: Path) -> Path:
+    """The page's path, `out`/report.html; beside it scores.json, scores.csv and figures/.
+
+    Everything is made aside and takes the place of `out` as a whole. A report that was there before is replaced.
+
+    Args:
+        evaluation: Scores, and volumes of one subject.
+        runs: The runs that were scored.
+        out: Folder to make.
+
+    Raises:
+        OutputError: `out` holds something that is no report of ours, or cannot be written; nothing has changed then.
+        RunError: A part of the page could not be made; the rest is written, and the page says in red what is missing.
+    """
+    place = out.resolve()  # where `out` is a link, what it leads to is replaced, and the link stays
+    _refuse_foreign(place, out)
+    aside = place.with_name(f".{place.name}.{os.getpid()}.partial")
+    try:
+        try:
+            aside.mkdir(parents=True)
+            content = _content(evaluation, runs, aside / FIGURES)
+            write_whole(aside / PAGE, _render(content).encode())
+            write_whole(aside / SCORES, (json.dumps(_finite(evaluation.as_json()), indent=1) + "\n").encode())
+            write_whole(aside / TABLE, _csv(evaluation).encode())
+            _take_place(aside, place)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"{out} cannot be written ({reason}): free space there or choose another place.") from error
+    problems: list[str] = content["problems"]
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise RunError(f"{out / PAGE} is written but incomplete: {problems[0]}{more}; the page says where, in red.")
+    return out / PAGE
+
+
+def _refuse_foreign(place: Path, out: Path) -> None:
+    """Refuse to replace anything but a report of ours and an empty folder."""
+    if not place.exists():
+        return
+    held = {path.name for path in place.iterdir()} if place.is_dir() else {""}
+    foreign = sorted(held - {PAGE, SCORES, TABLE, FIGURES})
+    if foreign or (held and SCORES not in held):
+        found = f"it holds {foreign[0]}" if foreign and foreign[0] else f"there is no {SCORES} in it"
+        raise OutputError(f"{out} exists and is no report of harmonet ({found}): choose another folder.")
+
+
+def _take_place(aside: Path, place: Path) -> None:
+    """Put the finished folder where the old one was; the old one goes only once the new one is there."""
+    old = aside.with_suffix(".old")
+    if place.exists():
+        place.replace(old)
+    try:
+        aside.replace(place)
+    except OSError:
+        if old.exists():
+            old.replace(place)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _content(evaluation: EvaluationLike, runs: Sequence[Trained], folder: Path) -> dict[str, Any]:
+    """All that the template shows."""
+    maps = {each.platform: each for each in evaluation.maps}
+    charts = [
+        _drawn("Error per method", "", folder / "errors.png", lambda out: error_bars(evaluation, out)),
+        _drawn("Error by SH order", "", folder / "by_order.png", lambda out: by_order(evaluation, out)),
+    ]
+    platforms = [_platform(maps.get(name), name, evaluation.label, runs[0], folder) for name in evaluation.platforms]
+    described = [_run(run) for run in runs]
+    shown = [
+        *charts,
+        *(image for each in platforms for image in (each["picture"], *each["frames"])),
+        *(image for each in described for image in (*each["curves"], each["recipe"])),
+    ]
+    broken = _not_finite(evaluation)
+    return {
+        "evaluation": evaluation,
+        "headline": _headline(evaluation, runs),
+        "verdicts": [verdict for run in runs for verdict in _verdicts(evaluation, run, runs)],
+        "columns": [(p, r) for p in evaluation.platforms for r in evaluation.references],
+        "rows": _rows(evaluation, runs),
+        "units": UNITS,
+        "noise": NOISE,
+        "broken": broken,
+        "charts": charts,
+        "platforms": platforms,
+        "runs": described,
+        "notes": list(dict.fromkeys(run.recipe.note for run in runs if run.recipe.note)),
+        "labels": sorted({run.label for run in runs if run.label} - {evaluation.label}),
+        "patch_size": runs[0].recipe.model.patch_size,
+        "problems": [*broken, *(f"{image.title}: {image.problem}" for image in shown if image.problem)],
+    }
+
+
+def _render(content: Mapping[str, Any]) -> str:
+    from jinja2 import Environment, StrictUndefined
+
+    template = (resources.files("harmonet.report") / "report.html").read_text(encoding="utf-8")
+    # Autoescape is off unless asked for; labels, names and recipes are the user's and a stranger's.
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return page.from_string(template).render(content)
+
+
+def _inlined(title: str, caption: str, path: Path) -> Shown:
+    """A PNG on disk as a part of the page."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        return Shown(title, caption, problem=f"{path} cannot be read ({error.strerror or error})")
+    if not content.startswith(PNG):
+        return Shown(title, caption, problem=f"{path} is no PNG")
+    return Shown(title, caption, "data:image/png;base64," + base64.b64encode(content).decode())
+
+
+def _drawn(title: str, caption: str, path: Path, draw: Callable[[Path], object]) -> Shown:
+    try:
+        draw(path)
+    except Exception as error:  # whatever goes wrong in one picture, the scores and the other pictures are still wanted
+        return Shown(title, caption, problem=f"{path.name} cannot be drawn ({type(error).__name__}: {error})")
+    return _inlined(title, caption, path)
+
+
+def _platform(maps: MapsLike | None, name: str, label: str, run: Trained, folder: Path) -> dict[str, Any]:
+    """The pictures of one platform."""
+    if maps is None:
+        return {"name": name, "picture": Shown(name, problem="the evaluation has no volumes of it"), "frames": []}
+    size = run.task.target(name).voxel_size
+    caption = f"{name} ({' x '.join(f'{edge:g}' for edge in size)} mm), subject {maps.subject}: {ORIENTATION}."
+    flicker: dict[str, Path] = {}
+
+    def draw(out: Path) -> None:
+        picture(maps, out, label=label, voxel_size=size)
+        flicker.update(frames(maps, folder, size))
+
+    shown = _drawn(name, caption, folder / f"{name}.png", draw)
+    return {"name": name, "picture": shown, "frames": [_inlined(title, "", path) for title, path in flicker.items()]}
+
+
+def _run(run: Trained) -> dict[str, Any]:
+    """Where one run came from: choices, split, versions, curves, recipe."""
+    singles = sorted(path for path in (run.folder / "singles").glob("*") if path.is_dir())
+    curves = [_inlined(f"{run.folder.name}: training", "", run.folder / "curves.png")]
+    curves += [_inlined(f"{run.folder.name}: {path.name} alone", "", path / "curves.png") for path in singles]
+    try:
+        recipe = Shown("recipe.toml", caption=(run.folder / "recipe.toml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        recipe = Shown("recipe.toml", problem=f"{run.folder / 'recipe.toml'} cannot be read ({error})")
+    validation = run.facts.get("validation", {})
+    data = run.facts.get("data", {})
+    facts = {
+        "label of the training data": run.label,
+        "data set": data.get("root", ""),
+        "created": run.facts.get("created", ""),
+        "harmonet": run.facts.get("harmonet", ""),
+        "torch": run.facts.get("torch", ""),
+        "weights.safetensors, SHA-256": run.facts.get("artefacts", {}).get("weights.safetensors", ""),
+        "joint validation error (standardised MSE)": _number(validation.get("score")),
+        "best epoch": validation.get("best_epoch", ""),
+    }
+    alphas = {
+        name.removeprefix("fusions.").removesuffix(".alpha"): f"{float(buffer):.3f}"
+        for name, buffer in run.model.named_buffers()
+        if name.endswith(".alpha")
+    }
+    return {
+        "name": run.folder.resolve().name,
+        "fusion": run.recipe.model.fusion,
+        "networks": dict(run.networks),
+        "candidates": {
+            platform: {name: _number(error) for name, error in errors.items()}
+            for platform, errors in validation.get("candidates", {}).items()
+        },
+        "alphas": alphas,
+        "split": {"train": run.split.train, "validation": run.split.validation, "test": run.split.test},
+        "facts": {name: value for name, value in facts.items() if value not in ("", None)},
+        "recipe": recipe,
+        "curves": curves,
+    }
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else ""
+
+
+def _answer(evaluation: EvaluationLike, run: Trained, runs: Sequence[Trained], platform: str) -> str | None:
+    """The method that is a run's final answer on a platform: its last stage, or the network that it chose."""
+    prefix = f"{run.folder.name}: " if len(runs) > 1 else ""
+    reference = evaluation.references[-1]
+    own = [m for m in evaluation.methods if m.startswith(prefix) and evaluation.values(m, platform, reference)]
+    staged = [m for m in own if ", stage " in m]
+    chosen = [m for m in own if m == prefix + run.networks.get(platform, "")]
+    return next(reversed(staged or chosen), None)
+
+
+def _singles(evaluation: EvaluationLike) -> list[str]:
+    """The single networks of the table; the first stages where the networks alone were not scored."""
+    learned = [method for method in evaluation.methods if method not in BASELINES]
+    alone = [method for method in learned if ", stage " not in method]
+    return alone or [method for method in learned if method.endswith(", stage 0")]
+
+
+def _rivals(evaluation: EvaluationLike, answer: str, platform: str) -> dict[str, tuple[str, float]]:
+    """What an answer must beat, in words, to its method and mean error."""
+    reference = evaluation.references[-1]
+    means = {m: mean(v) for m in evaluation.methods if (v := evaluation.values(m, platform, reference)) and m != answer}
+    rivals = {}
+    singles = [m for m in _singles(evaluation) if m in means and math.isfinite(means[m])]
+    if singles:
+        best = min(singles, key=means.__getitem__)
+        rivals["the best single network"] = (best, means[best])
+    first, staged, _ = answer.partition(", stage ")
+    if staged and f"{first}, stage 0" in means:  # joint training alone helps or harms; this is what the fusion adds
+        rivals["its own first stage"] = (f"{first}, stage 0", means[f"{first}, stage 0"])
+    if INTERPOLATION in means:
+        rivals["interpolation"] = (INTERPOLATION, means[INTERPOLATION])
+    return rivals
+
+
+def _verdicts(evaluation: EvaluationLike, run: Trained, runs: Sequence[Trained]) -> Iterator[Verdict]:
+    """One sentence per platform, on the mean over the test subjects."""
+    reference = evaluation.references[-1]
+    for platform in evaluation.platforms:
+        answer = _answer(evaluation, run, runs, platform)
+        if answer is None:
+            continue
+        error = mean(evaluation.values(answer, platform, reference))
+        if not math.isfinite(error):
+            yield Verdict(f"{platform}: the error of {answer} is not a number.", "bad")
+            continue
+        told, tones = [], set()
+        for name, (method, other) in _rivals(evaluation, answer, platform).items():
+            named = name if method == name else f"{name} ({method})"
+            words, tone = _compare(error, other, f"{named}, {other * SCALE:.3f}")
+            told.append(words)
+            tones.add(tone)
+        tone = "bad" if "x" in tones else "good" if tones == {"good"} else "even"
+        yield Verdict(f"{platform}: {answer} has an error of {error * SCALE:.3f}: {'; '.join(told)}.", tone)
+
+
+def _compare(error: float, other: float, named: str) -> tuple[str, str]:
+    """The comparison of two errors in words, and its tone.
+
+    >>> _compare(0.9, 1.0, "diqt"), _compare(1.2, 1.0, "diqt")
+    (('10.0 % lower than diqt', 'good'), ('worse, 20.0 % higher than diqt', 'bad'))
+    >>> _compare(5.0, 1.0, "diqt")[0], _compare(1.0, 1.001, "diqt")[0]
+    ('worse, 5.0 times that of diqt', 'the same within 0.5 % as diqt')
+    """
+    change = error / other - 1 if other > 0 else math.inf
+    if abs(change) < SAME:
+        return f"the same within {100 * SAME:g} % as {named}", "even"
+    if change < 0:
+        return f"{-100 * change:.1f} % lower than {named}", "good"
+    how_much = f"{change + 1:.1f} times that of" if change > 1 else f"{100 * change:.1f} % higher than"
+    return f"worse, {how_much} {named}", "bad"
+
+
+def _headline(evaluation: EvaluationLike, runs: Sequence[Trained]) -> str:
+    """How often the final answers end below their rivals; counted, with no claim beyond the count."""
+    wins: dict[str, list[bool]] = {}
+    for run in runs:
+        for platform in evaluation.platforms:
+            answer = _answer(evaluation, run, runs, platform)
+            if answer is None:
+                continue
+            error = mean(evaluation.values(answer, platform, evaluation.references[-1]))
+            for name, (_, other) in _rivals(evaluation, answer, platform).items():
+                wins.setdefault(name, []).append(error < other * (1 - SAME))
+    counts = ", ".join(f"that of {name} on {sum(won)} of {len(won)} platforms" for name, won in wins.items())
+    against = "the noise-free truth" if evaluation.references[-1] == "truth" else "the measured target"
+    return f"Against {against}, the error of the final answer is lower than {counts}." if counts else ""
+
+
+def _rows(evaluation: EvaluationLike, runs: Sequence[Trained]) -> list[tuple[str, str, list[Cell]]]:
+    """Method, its kind (`answer`, `floor`, `baseline`, `network`), and a cell per platform and reference."""
+    columns = [(p, r) for p in evaluation.platforms for r in evaluation.references]
+    answers = {_answer(evaluation, run, runs, platform) for run in runs for platform in evaluation.platforms}
+    lowest = {}
+    for platform, reference in columns:  # the noise in the target is no method and wins nothing
+        found = [evaluation.values(m, platform, reference) for m in evaluation.methods if m != NOISE]
+        lowest[platform, reference] = min((e for v in found if v and math.isfinite(e := mean(v))), default=math.nan)
+    rows = []
+    for method in evaluation.methods:
+        kind = "floor" if method == NOISE else "baseline" if method in BASELINES else "network"
+        cells = []
+        for column in columns:
+            values = evaluation.values(method, *column)
+            best = bool(values) and method != NOISE and mean(values) == lowest[column]
+            cells.append(Cell(_summary(values), best))
+        rows.append((method, "answer" if method in answers else kind, cells))
+    return rows
+
+
+def _summary(values: Sequence[float]) -> str:
+    """Mean and, with two subjects or more, standard deviation, in units of 1e-3.
+
+    >>> _summary([0.001, 0.003]), _summary([0.002]), _summary([])
+    ('2.000 ± 1.414', '2.000', '-')
+    """
+    if not values:
+        return "-"
+    spread = f" ± {stdev(values) * SCALE:.3f}" if len(values) > 1 and all(map(math.isfinite, values)) else ""
+    return f"{mean(values) * SCALE:.3f}{spread}"
+
+
+def _not_finite(evaluation: EvaluationLike) -> list[str]:
+    return [
+        f"the error of {s.method} on {s.platform} of {s.subject} against {s.against} is not a number"
+        for s in evaluation.scores
+        if not math.isfinite(s.sh_mse)
+    ]
+
+
+def _finite(value: Any) -> Any:
+    """The same for JSON, which knows no NaN: null in its place."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _csv(evaluation: EvaluationLike) -> str:
+    """A line per score; errors in (S/S0)², not scaled."""
+    degrees = sorted({l for score in evaluation.scores for l in score.by_order})
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["method", "platform", "subject", "against", "sh_mse", *(f"sh_mse_l{l}" for l in degrees)])
+    for s in evaluation.scores:
+        orders = [s.by_order.get(l, "") for l in degrees]
+        writer.writerow([s.method, s.platform, s.subject, s.against, s.sh_mse, *orders])
+    return out.getvalue()

@@ -1,0 +1,65 @@
+"""What several test files share: small simulated heads on disk, a small trained run, the real acquisitions."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is imported
+
+TINY = {"diqt": {"layers": 1, "widths": [4, 6]}, "shresnet": {"blocks": 1, "width": 4}}
+
+
+@pytest.fixture(scope="session")
+def tiny_heads(tmp_path_factory):
+    """Three simulated heads of a few thousand voxels, four platforms each."""
+    from harmonet.data.simulate import simulate
+
+    out = tmp_path_factory.mktemp("data") / "heads"
+    simulate(out, subjects=3, seed=7, shape=(13, 15, 12))
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe():
+    """Both networks as candidates for one platform, one pinned for the others; a few steps of training."""
+    from harmonet.build import recipe_of
+    from harmonet.platforms import preset
+    from harmonet.recipe import parse
+
+    recipe = recipe_of(
+        preset("cdmri2017"),
+        {"prisma_st": ["diqt", "shresnet"], "connectom_st": ["shresnet"], "connectom_sa": ["diqt"]},
+        fusion="msp",
+        options=TINY,
+        order=4,
+    )
+    training = {
+        "epochs": 2,
+        "joint_epochs": 3,
+        "patches_per_subject": 12,
+        "validation_patches": 8,
+        "batch_size": 4,
+        "learning_rate": 1e-3,
+    }
+    return parse(recipe.model_dump(exclude_none=True) | {"training": training}, "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_heads, tiny_recipe, tmp_path_factory):
+    """A trained run folder."""
+    from harmonet.data.layout import open_dataset
+    from harmonet.runs.train import train
+
+    out = tmp_path_factory.mktemp("runs") / "msp"
+    train(tiny_recipe, open_dataset(tiny_heads), out, lambda *_: None)
+    return out
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of real acquisitions, where there is one."""
+    folder = os.environ.get("HARMONET_REAL_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("HARMONET_REAL_DATA names no folder of real acquisitions")
+    return Path(folder)
