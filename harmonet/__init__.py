@@ -4,7 +4,31 @@ Importing the package is light: torch and the rest come when something needs the
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the same names for type checkers, which cannot follow __getattr__
+    from harmonet.build import create_network as create_network
+    from harmonet.composer import Model as Model
+    from harmonet.composer import answers as answers
+    from harmonet.data.layout import open_dataset as open_dataset
+    from harmonet.errors import HarmonetError as HarmonetError
+    from harmonet.errors import PluginWarning as PluginWarning
+    from harmonet.fusion import Fusion as Fusion
+    from harmonet.fusion import Source as Source
+    from harmonet.hookspecs import hookimpl as hookimpl
+    from harmonet.platforms import Platform as Platform
+    from harmonet.platforms import Task as Task
+    from harmonet.plugins import list_fusions as list_fusions
+    from harmonet.plugins import list_networks as list_networks
+    from harmonet.plugins import list_representations as list_representations
+    from harmonet.plugins import register_fusion as register_fusion
+    from harmonet.plugins import register_network as register_network
+    from harmonet.registry import FusionEntry as FusionEntry
+    from harmonet.registry import NetworkEntry as NetworkEntry
+    from harmonet.registry import Paper as Paper
+    from harmonet.registry import RepresentationEntry as RepresentationEntry
+    from harmonet.runs import compose as compose
+    from harmonet.runs import load as load
 
 _HOMES = {
     "Fusion": "fusion",

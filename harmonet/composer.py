@@ -187,17 +187,16 @@ def build_single(single: Single, channels: int, upsampling: int, options: Mappin
     """The module itself, or the registered network of that name, built."""
     if isinstance(single, nn.Module):
         return single
-    entry = plugins.network(single)
-    if upsampling not in entry.upsampling:
-        able = " or ".join(map(str, entry.upsampling))
-        raise ShapeError(f"{single} is built for upsampling {able}, not {upsampling}: choose another network.")
-    return build_network(entry, channels, channels, upsampling, options.get(single, {}))
+    return build_network(plugins.network(single), channels, channels, upsampling, options.get(single, {}))
 
 
 def build_network(
     entry: NetworkEntry, in_channels: int, out_channels: int, upsampling: int, options: Mapping[str, Any]
 ) -> nn.Module:
     """The network of a card, its options checked."""
+    if upsampling not in entry.upsampling:
+        able = " or ".join(map(str, entry.upsampling))
+        raise ShapeError(f"{entry.name} is built for upsampling {able}, not {upsampling}: choose another network.")
     entry.check_options(options)
     built = entry.load()(in_channels, out_channels, upsampling, **options)
     if not isinstance(built, nn.Module):

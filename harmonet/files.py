@@ -2,8 +2,9 @@
 
 import hashlib
 import os
-from collections.abc import Callable
-from contextlib import suppress
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -40,6 +41,30 @@ def write_whole(path: Path, content: bytes) -> None:
     except OSError as error:
         raise OutputError(f"{path.parent} cannot be made ({error.strerror}): choose another place.") from error
     write_atomically(path, lambda file: file.write(content))
+
+
+@contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """A folder beside `out` to fill, which takes the place of `out` at the end; on failure nothing is left of it.
+
+    Raises:
+        OutputError: The place cannot be written; what was there is still there.
+    """
+    fresh = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    stale = out.with_name(f".{out.name}.{os.getpid()}.replaced")
+    try:
+        fresh.mkdir(parents=True)
+        yield fresh
+        if out.exists():
+            out.rename(stale)
+        fresh.rename(out)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written ({error.strerror}): free space or choose another place.") from error
+    finally:
+        if stale.exists() and not out.exists():
+            stale.rename(out)  # the last step failed: what was there comes back
+        for folder in (fresh, stale):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def sha256(path: Path) -> str:

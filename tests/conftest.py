@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is imported
+# Before torch is imported: the suite runs in as many processes as there are cores, so each has one thread.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TINY = {"diqt": {"layers": 1, "widths": [4, 6]}, "shresnet": {"blocks": 1, "width": 4}}
 
@@ -16,7 +18,7 @@ def tiny_heads(tmp_path_factory):
     from harmonet.data.simulate import simulate
 
     out = tmp_path_factory.mktemp("data") / "heads"
-    simulate(out, subjects=3, seed=7, shape=(13, 15, 12))
+    simulate(out, subjects=3, seed=7, shape=(16, 17, 16))
     return out
 
 

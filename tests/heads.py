@@ -24,5 +24,3 @@ def make_head(name, seed=0, shape=(14, 15, 13), channels=6):
     near = Volume((2 * coarse + 1) * mask[..., None], mask, grid)
     far = Volume((1 - smooth) * fine_mask[..., None], fine_mask, fine)
     return bring_together(name, source, {"near": near, "fine": far}, UPSAMPLING)
-
-

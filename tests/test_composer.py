@@ -203,7 +203,11 @@ REFUSED = [
     ({"singles": {"a": "diqt"}, "fusion": "msp"}, ShapeError, "needs two target platforms or more"),
     ({"singles": {"a": "diqtt"}}, NotFoundError, "Did you mean diqt"),
     ({"singles": {"a": "diqt", "b": "diqt"}, "fusion": "mps"}, NotFoundError, "Did you mean msp"),
-    ({"singles": {"a": "diqt", "b": "diqt"}, "fusion": "msp", "target": "c"}, NotFoundError, "target 'c' has no single"),
+    (
+        {"singles": {"a": "diqt", "b": "diqt"}, "fusion": "msp", "target": "c"},
+        NotFoundError,
+        "target 'c' has no single",
+    ),
     ({"singles": {"a": "diqt"}, "upsampling": {"b": 2}}, NotFoundError, "upsampling names the platform 'b'"),
     ({"singles": {"a": "diqt"}, "upsampling": {"a": 3}}, ShapeError, "built for upsampling 1 or 2, not 3"),
     ({"singles": {"a": "diqt"}, "patch_size": 10}, ShapeError, "patch size 10"),

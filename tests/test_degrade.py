@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from harmonet import sh
-from harmonet.data.degrade import Effect, coarser, degrade, one_shell, scanned, slabs_of, split_directions, white_matter
+from harmonet.data.degrade import Effect, coarser, degrade, one_shell, scanned, split_directions, white_matter
 from harmonet.data.layout import open_dataset
 from harmonet.data.phantom import anatomy, signal
 from harmonet.data.scan import Acquisition, read_scan
-from harmonet.data.simulate import Place, spread_directions
+from harmonet.data.simulate import spread_directions
+from harmonet.data.slabs import slabs_of
+from harmonet.data.writing import Place
 from harmonet.errors import DataError, NotFoundError, OutputError
 from harmonet.platforms import align
 

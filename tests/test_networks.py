@@ -92,5 +92,5 @@ def test_shresnet_refuses_channels_that_are_no_even_series():
 def test_unknown_networks_and_options_are_answered_with_the_nearest():
     with pytest.raises(NotFoundError, match="Did you mean shresnet"):
         hn.create_network("shresnett")
-    with pytest.raises(NotFoundError, match="diqt has no option 'layer'. Did you mean layers"):
+    with pytest.raises(NotFoundError, match=r"diqt has no option 'layer'\. Did you mean layers"):
         hn.create_network("diqt", layer=2)

@@ -15,7 +15,9 @@ PLAIN = Standardisation(np.zeros(6), np.ones(6))
 
 
 def feed(heads, per_subject=20, seed=0, patch_size=7, standard=PLAIN):
-    return PatchFeed(heads, dict.fromkeys(("src", *UPSAMPLING), standard), "src", UPSAMPLING, patch_size, per_subject, seed)
+    return PatchFeed(
+        heads, dict.fromkeys(("src", *UPSAMPLING), standard), "src", UPSAMPLING, patch_size, per_subject, seed
+    )
 
 
 def test_each_batch_is_the_plain_cut_around_its_places():
@@ -35,7 +37,7 @@ def test_each_batch_is_the_plain_cut_around_its_places():
 
 
 def test_the_centre_of_every_target_patch_lies_at_the_world_place_of_the_source_voxel():
-    """A landmark painted at a world coordinate is the centre of the patch on each platform, wherever its grid begins."""
+    """A landmark painted at one place is the centre of the patch on each platform, wherever its grid begins."""
     place = np.array([12.0, 16.0, 10.0])
     grids = {
         "src": Grid((14, 15, 13), np.diag([2.0, 2.0, 2.0, 1.0])),

@@ -83,7 +83,9 @@ def test_a_wrong_ratio_is_refused_even_where_it_is_nearly_right():
         align(grid(2.4, shape=(90, 90, 60)), grid(1.25, shape=(180, 180, 120)), 2)
 
 
-@pytest.mark.parametrize(("bad", "factor", "words"), [(10, 1, "no centre"), (5, 1, "too small"), (11, 3, "upsampling 3")])
+@pytest.mark.parametrize(
+    ("bad", "factor", "words"), [(10, 1, "no centre"), (5, 1, "too small"), (11, 3, "upsampling 3")]
+)
 def test_patch_sizes_without_a_centre_are_refused(bad, factor, words):
     with pytest.raises(ShapeError, match=words):
         target_patch_size(bad, factor)

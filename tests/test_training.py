@@ -122,7 +122,7 @@ def test_voxels_outside_the_mask_count_for_nothing():
     assert error.item() == 49
     error.backward()
     assert int((prediction.grad != 0).sum()) == 3
-    assert float(masked_mse(prediction, truth, torch.zeros_like(inside))) == 0
+    assert masked_mse(prediction, truth, torch.zeros_like(inside)).item() == 0
 
 
 def test_shapes_that_would_broadcast_are_refused():

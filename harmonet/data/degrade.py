@@ -17,13 +17,14 @@ from harmonet import sh
 from harmonet.data.gradients import SHELL_TOLERANCE, shells
 from harmonet.data.phantom import smooth_field
 from harmonet.data.scan import Acquisition, Scan, read_scan
-from harmonet.data.simulate import Place, Progress, add_rician, receive_field, staged, unit_cube, write_facts
+from harmonet.data.simulate import Progress, add_rician, receive_field, unit_cube
+from harmonet.data.slabs import cut, slabs_of
+from harmonet.data.writing import Place, data_set, write_facts
 from harmonet.errors import DataError, NotFoundError, OutputError, nearest
 from harmonet.platforms import Grid, upsampling_between
 from harmonet.platforms import preset as task_of
 
 MIN_DIRECTIONS = 12  # so that source and targets have the six each that a tensor needs
-MIN_SLAB = 5  # source voxels: fewer are hardly an image
 TUKEY = 0.5  # the part of the pass band over which k-space fades out
 
 Image = NDArray[np.float32]
@@ -106,7 +107,7 @@ def degrade(
     halves = split_directions(whole)
     pieces = slabs_of(whole.mask[::2, ::2, ::2], slabs, gap)
     total = len(effects) * slabs
-    with staged(out, force) as folder:
+    with data_set(out, force) as folder:
         for index, platform in enumerate((task.source, *task.targets)):
             factor = upsampling_between(task.source, platform)
             scan = _odd(halves[0] if platform == task.source else halves[1])
@@ -115,7 +116,7 @@ def degrade(
             for number, piece in enumerate(pieces):
                 subject = f"slab{number + 1:02d}" if slabs > 1 else "head01"
                 place = folder / subject / platform.name.replace("_", "/", 1)
-                _write(place, _cut(scan, piece, factor), effect.orientation)
+                _write(place, cut(scan, piece, factor), effect.orientation)
                 if progress:
                     progress("degrading", index * slabs + number + 1, total)
         write_facts(
@@ -270,64 +271,6 @@ def white_matter(scan: Scan) -> NDArray[np.bool_]:
     spread = np.divide(ratio.std(axis=-1), kept, out=np.zeros_like(kept), where=kept > 0)
     lasting = scan.mask & (kept >= np.median(kept[scan.mask]))
     return np.asarray(lasting & (spread >= np.median(spread[lasting])))
-
-
-@dataclass(frozen=True)
-class Slab:
-    """A piece of a head along one axis, in source voxels: the mask lies in `core`, the image is `context`."""
-
-    axis: int
-    core: tuple[int, int]
-    context: tuple[int, int]
-
-
-def slabs_of(mask: NDArray[np.bool_], slabs: int, gap: int) -> tuple[Slab, ...]:
-    """Pieces of equal thickness along the mask's longest axis, `gap` voxels between neighbours.
-
-    Args:
-        mask: (X, Y, Z) at the source's resolution.
-        slabs: How many; one is the whole image.
-        gap: Voxels between the cores. Contexts reach (gap - 1) / 2 voxels beyond them and never meet.
-
-    Raises:
-        DataError: The head is too small for so many.
-    """
-    spans = []
-    for axis in range(3):
-        there = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))
-        spans.append((int(there[0]), int(there[-1]) + 1))
-    axis = int(np.argmax([end - start for start, end in spans]))
-    start, end = spans[axis]
-    if slabs == 1:
-        return (Slab(axis, (0, mask.shape[axis]), (0, mask.shape[axis])),)
-    thickness = (end - start - gap * (slabs - 1)) // slabs
-    if thickness < MIN_SLAB:
-        fit = max(1, (end - start + gap) // (MIN_SLAB + gap))
-        raise DataError(
-            f"{slabs} slabs of at least {MIN_SLAB} source voxels with gaps of {gap} need "
-            f"{slabs * MIN_SLAB + (slabs - 1) * gap}, the head is {end - start} long: ask for at most {fit}."
-        )
-    reach = max((gap - 1) // 2, 0)
-    cores = [(at, at + thickness) for at in (start + number * (thickness + gap) for number in range(slabs))]
-    size = mask.shape[axis]
-    return tuple(Slab(axis, (a, b), (max(a - reach, 0), min(b + reach, size))) for a, b in cores)
-
-
-def _cut(scan: Scan, piece: Slab, factor: int) -> Scan:
-    """The slab's image, masked to its core; target voxels that lie on or between its source voxels."""
-
-    def part(span: tuple[int, int]) -> tuple[slice, ...]:
-        kept = slice(factor * span[0], factor * (span[1] - 1) + 1)
-        return tuple(kept if axis == piece.axis else slice(None) for axis in range(3))
-
-    core = np.zeros_like(scan.mask)
-    core[part(piece.core)] = True
-    here = part(piece.context)
-    mask = (scan.mask & core)[here]
-    shift = np.eye(4)
-    shift[piece.axis, 3] = factor * piece.context[0]
-    grid = Grid((mask.shape[0], mask.shape[1], mask.shape[2]), scan.grid.affine @ shift)
-    return replace(scan, signal=scan.signal[here], mask=mask, grid=grid)
 
 
 def _volumes(scan: Scan, chosen: NDArray[np.intp]) -> Scan:

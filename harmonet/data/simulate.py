@@ -5,13 +5,8 @@ older scanner with less signal and a wider point-spread, two newer ones, and one
 with a shorter echo time. Nothing learned here says anything about a real scanner.
 """
 
-import json
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +14,9 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from harmonet.data.gradients import from_world, write_gradients
-from harmonet.data.nifti import write_nifti
 from harmonet.data.phantom import VOXEL_SIZE, Anatomy, anatomy, smooth_field, volumes
-from harmonet.errors import DataError, NotFoundError, OutputError, nearest
-from harmonet.files import write_whole
+from harmonet.data.writing import Place, data_set, write_facts
+from harmonet.errors import DataError, NotFoundError, nearest
 from harmonet.platforms import Platform
 from harmonet.platforms import preset as task_of
 
@@ -123,7 +116,7 @@ def simulate(
         raise DataError(f"a head of {shape} source voxels was asked for: use at least 16 along each axis.")
     fine = (2 * shape[0] - 1, 2 * shape[1] - 1, 2 * shape[2] - 1)
     total = subjects * len(platforms)
-    with staged(out, force) as folder:
+    with data_set(out, force) as folder:
         for subject in range(subjects):
             head = anatomy([seed, subject, ANATOMY], fine)
             for index, (platform, acquire) in enumerate(platforms):
@@ -181,89 +174,6 @@ def _seen(
     for index, volume in enumerate(volumes(head, bvals, directions, platform.te, b_field)):
         seen[..., index] = gaussian_filter(volume, sigma, mode="constant")[::step, ::step, ::step]
     return seen
-
-
-@dataclass(frozen=True, eq=False)
-class Place:
-    """Where one acquisition goes and what is known of it, in RAS+ axes; stored in the `orientation` asked for."""
-
-    folder: Path
-    affine: Table
-    mask: NDArray[np.bool_]
-    bvals: Table
-    directions: Table
-    orientation: str = "RAS"
-
-    def write(self, name: str, image: Field | NDArray[np.bool_]) -> None:
-        """Writes `<name>.nii.gz`."""
-        data = ORIENTATIONS.apply_orientation(image, self._turns())
-        write_nifti(self.folder / f"{name}.nii.gz", data, self._stored(), description=f"harmonet {name}, simulated")
-
-    def write_tables(self, te: float | None) -> None:
-        """Makes the folder and writes the gradient table, the mask and, where known, the echo time in ms."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        bvecs = from_world(self.directions, self._stored())
-        write_gradients(self.folder / "dwi.bval", self.folder / "dwi.bvec", self.bvals, bvecs)
-        if te is not None:
-            write_whole(self.folder / "dwi.TE", (" ".join([f"{te:g}"] * len(self.bvals)) + "\n").encode())
-        self.write("mask", self.mask)
-
-    def _turns(self) -> Any:
-        """From RAS to the stored axes."""
-        ras, stored = (ORIENTATIONS.axcodes2ornt(tuple(codes)) for codes in ("RAS", self.orientation))
-        return ORIENTATIONS.ornt_transform(ras, stored)
-
-    def _stored(self) -> Table:
-        """The affine of the stored axes."""
-        return np.asarray(self.affine @ ORIENTATIONS.inv_ornt_aff(self._turns(), self.mask.shape))
-
-
-@contextmanager
-def staged(out: Path, force: bool) -> Iterator[Path]:
-    """A folder beside `out` to fill, which takes the name `out` at the end; on failure nothing is left of it.
-
-    Raises:
-        OutputError: `out` holds something. With `force`, only a data set that says it is simulated is replaced.
-    """
-    ours = _is_simulated(out)
-    if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise OutputError(f"{out} is no folder: choose another name.")
-    if out.exists() and any(out.iterdir()) and not (force and ours):
-        hint = "add --force to replace it" if ours else "it is no simulated data set, choose another folder"
-        raise OutputError(f"{out} exists and is not empty: {hint}.")
-    fresh = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    stale = out.with_name(f".{out.name}.{os.getpid()}.replaced")
-    try:
-        fresh.mkdir(parents=True)
-        yield fresh
-        if out.exists():
-            out.rename(stale)
-        fresh.rename(out)
-    except OSError as error:
-        raise OutputError(f"{out} cannot be written ({error.strerror}): free space or choose another place.") from error
-    finally:
-        if stale.exists() and not out.exists():
-            stale.rename(out)  # the last step failed: what was there comes back
-        for folder in (fresh, stale):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_simulated(out: Path) -> bool:
-    try:
-        facts = json.loads((out / FACTS).read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(facts, dict) and facts.get("simulated") is True
-
-
-def write_facts(folder: Path, **facts: object) -> None:
-    """Writes `dataset.json`: that the data are simulated, by which version, and how."""
-    try:
-        version = metadata.version("harmonet")
-    except metadata.PackageNotFoundError:
-        version = "0"  # run from a checkout that is not installed
-    told = {"simulated": True, **facts, "harmonet_version": version}
-    write_whole(folder / FACTS, (json.dumps(told, indent=2) + "\n").encode())
 
 
 def gradient_table(platform: Platform, acquire: Acquire) -> tuple[Table, Table]:

@@ -300,7 +300,7 @@ def _verdicts(evaluation: EvaluationLike, run: Trained, runs: Sequence[Trained])
             words, tone = _compare(error, other, f"{named}, {other * SCALE:.3f}")
             told.append(words)
             tones.add(tone)
-        tone = "bad" if "x" in tones else "good" if tones == {"good"} else "even"
+        tone = "bad" if "bad" in tones else "good" if tones == {"good"} else "even"
         yield Verdict(f"{platform}: {answer} has an error of {error * SCALE:.3f}: {'; '.join(told)}.", tone)
 
 
