@@ -198,14 +198,16 @@ def _answers(manager: pluggy.PluginManager, plugin: Any) -> list[tuple[Registry[
 
 def _find(registry: Registry[E], name: str) -> E:
     """The entry; if the name is unknown, the error also says which plugins were left out."""
-    broken = [plugin for plugin in load() if plugin.problem is not None]
+    broken = left_out()
     try:
         return registry.get(name)
     except NotFoundError as error:
-        if not broken:
-            raise
-        out = " ".join(f"Plugin {p.name} of {p.package} was left out ({p.problem})" for p in broken)
-        raise NotFoundError(f"{error} {out}") from None
+        raise NotFoundError(f"{error}{broken}") from None
+
+
+def left_out() -> str:
+    """Words to end an unknown name's error with: which plugins were left out and why; empty where none were."""
+    return "".join(f" Plugin {p.name} of {p.package} was left out ({p.problem})" for p in load() if p.problem)
 
 
 def network(name: str) -> NetworkEntry:

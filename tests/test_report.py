@@ -16,7 +16,8 @@ from harmonet.errors import OutputError, RunError
 from harmonet.evaluation import Evaluation, Maps, Score
 from harmonet.platforms import Platform, Task
 from harmonet.report import write_report
-from harmonet.report.figures import picture, tensor_directions
+from harmonet.report.figures import picture
+from harmonet.report.slices import tensor_directions
 from harmonet.runs import Trained, load
 from harmonet.runs.curves import draw_curves
 from harmonet.runs.folder import write_run

@@ -3,18 +3,12 @@
 import torch
 from torch import Tensor, nn
 
-from harmonet.errors import ShapeError
 
-
-def _residual(channels: int) -> nn.Sequential:
-    """[BN, ReLU, conv k1] [BN, ReLU, conv k3 p1] [BN, ReLU, conv k1], all at the same width."""
+def _residual(in_channels: int, out_channels: int) -> nn.Sequential:
+    """[BN, ReLU, conv k1] [BN, ReLU, conv k3 p1] [BN, ReLU, conv k1], at the width that it gives."""
     layers: list[nn.Module] = []
-    for kernel in (1, 3, 1):
-        layers += [
-            nn.BatchNorm3d(channels),
-            nn.ReLU(),
-            nn.Conv3d(channels, channels, kernel, padding=kernel // 2),
-        ]
+    for kernel, width in ((1, in_channels), (3, out_channels), (1, out_channels)):
+        layers += [nn.BatchNorm3d(width), nn.ReLU(), nn.Conv3d(width, out_channels, kernel, padding=kernel // 2)]
     return nn.Sequential(*layers)
 
 
@@ -23,27 +17,30 @@ class ReversibleLayer(nn.Module):
 
     y1 = x1 + F(x2), y2 = x2 + G(y1). Inverse: x2 = y2 - G(y1), x1 = y1 - F(x2).
 
+    Published with equal halves. An odd number of channels (15 of SH order 4) splits into unequal ones, and F and G
+    lead from the one width to the other: our choice.
+
     Args:
-        channels: Even number of channels in and out.
+        channels: Channels in and out, 2 or more.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        if channels % 2:
-            raise ShapeError(f"a reversible layer halves its channels, and {channels} is odd: use an even width.")
-        self.f = _residual(channels // 2)
-        self.g = _residual(channels // 2)
+        self.widths = [channels - channels // 2, channels // 2]
+        first, second = self.widths
+        self.f = _residual(second, first)
+        self.g = _residual(first, second)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, X, Y, Z) to the same size."""
-        x1, x2 = x.chunk(2, dim=1)
+        x1, x2 = torch.split(x, self.widths, dim=1)
         y1 = x1 + self.f(x2)
         y2 = x2 + self.g(y1)
         return torch.cat([y1, y2], dim=1)
 
     def inverse(self, y: Tensor) -> Tensor:
         """The input that gave `y` (in evaluation mode, up to rounding)."""
-        y1, y2 = y.chunk(2, dim=1)
+        y1, y2 = torch.split(y, self.widths, dim=1)
         x2 = y2 - self.g(y1)
         x1 = y1 - self.f(x2)
         return torch.cat([x1, x2], dim=1)

@@ -119,12 +119,12 @@ def show(
 
 
 def _find(name: str) -> tuple[Entry, str]:
-    plugins.load()
+    broken = plugins.left_out()
     for registry in REGISTRIES.values():
         if name in registry.names():
             return registry.get(name), registry.kind
     known = [known for registry in REGISTRIES.values() for known in registry.names()]
-    raise NotFoundError(f"nothing is registered as {name!r}. {nearest(name, known)}")
+    raise NotFoundError(f"nothing is registered as {name!r}. {nearest(name, known)}{broken}")
 
 
 def _shown(value: object) -> str:

@@ -1,7 +1,6 @@
 """`harmonet eval`: scores of runs on held-out subjects."""
 
 from pathlib import Path
-from statistics import mean, stdev
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,8 +11,6 @@ from harmonet.errors import OutputError
 
 if TYPE_CHECKING:
     from harmonet.evaluation import Evaluation
-
-SCALE = 1000.0  # errors are printed in units of 1e-3
 
 
 def eval_(
@@ -54,6 +51,8 @@ def eval_(
 
 def print_scores(evaluation: "Evaluation") -> None:
     """The table of errors: a row per method, mean and standard deviation over test subjects."""
+    from harmonet.report import summary
+
     references = evaluation.references
     columns = [f"{platform}\nagainst {reference}" for platform in evaluation.platforms for reference in references]
     rows: list[list[Any]] = []
@@ -71,15 +70,3 @@ def print_scores(evaluation: "Evaluation") -> None:
         note(f"data: {evaluation.label}")
     if evaluation.leaky:
         note("LEAKY: test subjects were trained on; these numbers say nothing about new subjects")
-
-
-def summary(values: list[float]) -> str:
-    """Mean and, with two subjects or more, standard deviation, in units of 1e-3.
-
-    >>> summary([0.001, 0.003]), summary([0.002]), summary([])
-    ('2.000 ± 1.414', '2.000', '-')
-    """
-    if not values:
-        return "-"
-    spread = f" ± {stdev(values) * SCALE:.3f}" if len(values) > 1 else ""
-    return f"{mean(values) * SCALE:.3f}{spread}"

@@ -17,11 +17,11 @@ class DIQT(nn.Module):
     upsampling 1, the transposed convolution in place of the shuffle (Blumberg et al. 2019 say only "deconvolution").
 
     Args:
-        in_channels: Even number of input channels.
+        in_channels: Input channels.
         out_channels: Output channels.
         upsampling: 1 or 2.
         layers: Reversible layers per stack, N.
-        widths: Channels after the first and second convolution, even.
+        widths: Channels after the first and second convolution.
     """
 
     def __init__(

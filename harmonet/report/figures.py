@@ -1,30 +1,22 @@
-# ruff: noqa: D102 (a protocol's attributes are named in its docstring or name themselves)
 """Pictures of an evaluation, as PNG.
 
-The evaluation comes as an argument and is known here by what is read of it, so that either can change alone.
 Slices are axial, anterior up, the subject's left on the left: volumes are in closest-canonical axes (RAS+).
 """
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from harmonet import sh
+from harmonet.report.scored import BASELINES, SCALE, UNITS, EvaluationLike, MapsLike
+from harmonet.report.slices import PREDICTION, SOURCE, TARGET, TRUTH, Floats, Slice, slices
 
-SCALE = 1e3  # errors are shown in units of 1e-3
-UNITS = "1e-3 (S/S0)²"
 ANISOTROPIC = 0.2  # the reference's FA above which a principal direction means something
 DPI = 120
-INTERPOLATION, NOISE = "interpolation", "the target itself"  # as an evaluation names them
-BASELINES = {"identity": "#bbbbbb", INTERPOLATION: "#888888", NOISE: "#555555"}  # name to colour
 BRIGHT = 0.7  # FA of full brightness
 LOG_RATIO = 15.0  # errors that differ by more than this share a logarithmic axis
-SOURCE, PREDICTION, TARGET, TRUTH = "source", "prediction", "target", "truth"
 JUDGED = (PREDICTION, SOURCE)  # whose error is shown
 TITLES = {
     SOURCE: "source\n(interpolated to this grid)",
@@ -32,71 +24,6 @@ TITLES = {
     TARGET: "measured target",
     TRUTH: "noise-free truth",
 }
-ORIENTATION = "axial slice through the middle of the mask, anterior up, the subject's left (L) on the left"
-
-Floats = NDArray[np.floating]
-Mask = NDArray[np.bool_]
-
-
-class ScoreLike(Protocol):
-    """Error of one method on one platform of one subject."""
-
-    @property
-    def method(self) -> str: ...
-    @property
-    def platform(self) -> str: ...
-    @property
-    def subject(self) -> str: ...
-    @property
-    def against(self) -> str: ...
-    @property
-    def sh_mse(self) -> float: ...
-    @property
-    def by_order(self) -> Mapping[int, float]: ...
-
-
-class MapsLike(Protocol):
-    """One subject's volumes of one platform, channels (X, Y, Z, C) and mask (X, Y, Z) on the target's grid."""
-
-    @property
-    def platform(self) -> str: ...
-    @property
-    def subject(self) -> str: ...
-    @property
-    def method(self) -> str: ...
-    @property
-    def mask(self) -> Mask: ...
-    @property
-    def source(self) -> NDArray[np.float32]: ...
-    @property
-    def prediction(self) -> NDArray[np.float32]: ...
-    @property
-    def target(self) -> NDArray[np.float32]: ...
-    @property
-    def truth(self) -> NDArray[np.float32] | None: ...
-
-
-class EvaluationLike(Protocol):
-    """Scores of all methods on all test subjects, and the volumes of one."""
-
-    @property
-    def scores(self) -> Sequence[ScoreLike]: ...
-    @property
-    def methods(self) -> Sequence[str]: ...
-    @property
-    def platforms(self) -> Sequence[str]: ...
-    @property
-    def subjects(self) -> Sequence[str]: ...
-    @property
-    def label(self) -> str: ...
-    @property
-    def leaky(self) -> bool: ...
-    @property
-    def maps(self) -> Sequence[MapsLike]: ...
-    @property
-    def references(self) -> Sequence[str]: ...
-    def values(self, method: str, platform: str, against: str) -> Sequence[float]: ...
-    def as_json(self) -> dict[str, Any]: ...
 
 
 def picture(maps: MapsLike, out: Path, *, label: str = "", voxel_size: Sequence[float] = (1.0, 1.0, 1.0)) -> Path:
@@ -108,7 +35,7 @@ def picture(maps: MapsLike, out: Path, *, label: str = "", voxel_size: Sequence[
         label: What must be said of the data.
         voxel_size: Mm along each axis, for the shape of the voxels.
     """
-    images = _slices(maps)
+    images = slices(maps)
     columns = len(images) + len(JUDGED)
     figure = _figure(2.3 * columns, 7.8)
     figure.get_layout_engine().set(hspace=0.08)
@@ -125,7 +52,7 @@ def picture(maps: MapsLike, out: Path, *, label: str = "", voxel_size: Sequence[
 
 def frames(maps: MapsLike, folder: Path, voxel_size: Sequence[float] = (1.0, 1.0, 1.0)) -> dict[str, Path]:
     """Name of the image to a PNG of its slice (signal, directions), all of one size to be laid on each other."""
-    images = _slices(maps)
+    images = slices(maps)
     written = {}
     for name, image in images.items():
         figure = _figure(8.0, 4.6)
@@ -212,73 +139,7 @@ def by_order(evaluation: EvaluationLike, out: Path) -> Path:
     return _save(figure, out)
 
 
-@dataclass(frozen=True, eq=False)
-class _Slice:
-    """One axial slice: what its coefficients say, NaN or 0 outside the mask.
-
-    Attributes:
-        mask: (X, Y).
-        mean: (X, Y), mean S/S0 over all directions.
-        direction: (X, Y, 3), unit principal direction.
-        anisotropy: (X, Y), fractional anisotropy (FA).
-    """
-
-    mask: Mask
-    mean: Floats
-    direction: Floats
-    anisotropy: Floats
-
-
-def _slices(maps: MapsLike) -> dict[str, _Slice]:
-    """The middle slice of each image; the last one is the reference: the truth where it is known, else the target."""
-    places = np.argwhere(maps.mask)
-    low, high = places.min(axis=0), places.max(axis=0) + 1
-    planes = np.unique(places[:, 2])  # those that hold some of the mask: a mask may be hollow, or have gaps
-    edge = np.s_[max(low[0] - 1, 0) : high[0] + 1, max(low[1] - 1, 0) : high[1] + 1, planes[len(planes) // 2]]
-    volumes = {SOURCE: maps.source, PREDICTION: maps.prediction, TARGET: maps.target, TRUTH: maps.truth}
-    return {name: _slice(volume[edge], maps.mask[edge]) for name, volume in volumes.items() if volume is not None}
-
-
-def _slice(channels: Floats, mask: Mask) -> _Slice:
-    mean = np.where(
-        mask, channels[..., 0] / np.sqrt(4 * np.pi), np.nan
-    )  # the basis is orthonormal: Y_00 = 1/sqrt(4 pi)
-    direction, anisotropy = np.zeros((*mask.shape, 3)), np.zeros(mask.shape)
-    direction[mask], anisotropy[mask] = tensor_directions(channels[mask])
-    return _Slice(mask, mean, direction, anisotropy)
-
-
-def tensor_directions(coefficients: Floats) -> tuple[Floats, Floats]:
-    """Principal direction (N, 3) and FA (N,) of the tensor that fits the log of the signal best.
-
-    Direction and FA do not depend on the b-value, which is taken as 1. The direction's sign means nothing.
-
-    Args:
-        coefficients: (N, C) SH coefficients of S/S0, world axes.
-    """
-    axes = _spread(60)
-    signal = coefficients @ sh.basis_matrix(axes, sh.order_of(coefficients.shape[-1])).T
-    attenuation = -np.log(np.clip(np.nan_to_num(signal), 0.005, 1.0))
-    x, y, z = axes.T
-    design = np.stack([x * x, y * y, z * z, 2 * x * y, 2 * x * z, 2 * y * z], axis=1)
-    xx, yy, zz, xy, xz, yz = np.linalg.lstsq(design, attenuation.T, rcond=None)[0]
-    tensors = np.stack([xx, xy, xz, xy, yy, yz, xz, yz, zz], axis=-1).reshape(-1, 3, 3)
-    values, vectors = np.linalg.eigh(tensors)
-    values = np.maximum(values, 0)
-    spread = values - values.mean(axis=1, keepdims=True)
-    power = np.maximum((values**2).sum(axis=1), 1e-12)
-    return vectors[..., -1], np.sqrt(1.5 * (spread**2).sum(axis=1) / power)
-
-
-def _spread(n: int) -> NDArray[np.float64]:
-    """(n, 3) directions spread over the upper half sphere along a golden spiral."""
-    z = 1 - (np.arange(n) + 0.5) / n
-    phi = np.pi * (3 - np.sqrt(5)) * np.arange(n)
-    radius = np.sqrt(1 - z**2)
-    return np.stack([radius * np.cos(phi), radius * np.sin(phi), z], axis=1)
-
-
-def _signal_row(figure: Any, row: Sequence[Any], images: Mapping[str, _Slice]) -> None:
+def _signal_row(figure: Any, row: Sequence[Any], images: Mapping[str, Slice]) -> None:
     """Mean signal of every image, then the error of those that are judged."""
     judge, reference = list(images.items())[-1]
     top = _ceiling([image.mean for image in images.values()])
@@ -299,7 +160,7 @@ def _mean(error: Floats) -> str:
     return f"{finite.mean():.4f}" if finite.size else "not a number"
 
 
-def _direction_row(figure: Any, row: Sequence[Any], images: Mapping[str, _Slice]) -> None:
+def _direction_row(figure: Any, row: Sequence[Any], images: Mapping[str, Slice]) -> None:
     """Directions of every image, then the angle by which those that are judged miss the reference's."""
     judge, reference = list(images.items())[-1]
     for axes, image in zip(row, images.values(), strict=False):
@@ -326,7 +187,7 @@ def _show(axes: Any, values: Floats, colours: str, top: float) -> Any:
     )
 
 
-def _show_colour(axes: Any, image: _Slice) -> None:
+def _show_colour(axes: Any, image: Slice) -> None:
     """Direction-encoded colour, with sticks: the colour of a direction and of its mirror image is the same."""
     from matplotlib.collections import LineCollection
 

@@ -5,36 +5,23 @@ import csv
 import io
 import json
 import math
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from harmonet.errors import OutputError, RunError
-from harmonet.files import write_whole
-from harmonet.report.figures import (
-    BASELINES,
-    INTERPOLATION,
-    NOISE,
-    ORIENTATION,
-    SCALE,
-    UNITS,
-    EvaluationLike,
-    MapsLike,
-    by_order,
-    error_bars,
-    frames,
-    picture,
-)
+from harmonet.files import staged, write_whole
+from harmonet.report.figures import by_order, error_bars, frames, picture
+from harmonet.report.scored import BASELINES, NOISE, UNITS, EvaluationLike, MapsLike, summary
+from harmonet.report.slices import ORIENTATION
+from harmonet.report.verdict import answer_of, headline, verdicts
 from harmonet.runs import Trained
 
 PAGE, SCORES, TABLE, FIGURES = "report.html", "scores.json", "scores.csv", "figures"
 PNG = b"\x89PNG\r\n\x1a\n"
-SAME = 0.005  # errors that differ by less than this fraction are called the same
 
 
 @dataclass(frozen=True)
@@ -45,14 +32,6 @@ class Shown:
     caption: str = ""
     address: str = ""
     problem: str = ""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """How one run's answer on one platform compares; `tone` is `good`, `bad` or `even`."""
-
-    text: str
-    tone: str
 
 
 @dataclass(frozen=True)
@@ -79,20 +58,11 @@ def write_report(evaluation: EvaluationLike, runs: Sequence[Trained], out: Path)
     """
     place = out.resolve()  # where `out` is a link, what it leads to is replaced, and the link stays
     _refuse_foreign(place, out)
-    aside = place.with_name(f".{place.name}.{os.getpid()}.partial")
-    try:
-        try:
-            aside.mkdir(parents=True)
-            content = _content(evaluation, runs, aside / FIGURES)
-            write_whole(aside / PAGE, _render(content).encode())
-            write_whole(aside / SCORES, (json.dumps(_finite(evaluation.as_json()), indent=1) + "\n").encode())
-            write_whole(aside / TABLE, _csv(evaluation).encode())
-            _take_place(aside, place)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(f"{out} cannot be written ({reason}): free space there or choose another place.") from error
+    with staged(place) as folder:
+        content = _content(evaluation, runs, folder / FIGURES)
+        write_whole(folder / PAGE, _render(content).encode())
+        write_whole(folder / SCORES, (json.dumps(_finite(evaluation.as_json()), indent=1) + "\n").encode())
+        write_whole(folder / TABLE, _csv(evaluation).encode())
     problems: list[str] = content["problems"]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -109,20 +79,6 @@ def _refuse_foreign(place: Path, out: Path) -> None:
     if foreign or (held and SCORES not in held):
         found = f"it holds {foreign[0]}" if foreign and foreign[0] else f"there is no {SCORES} in it"
         raise OutputError(f"{out} exists and is no report of harmonet ({found}): choose another folder.")
-
-
-def _take_place(aside: Path, place: Path) -> None:
-    """Put the finished folder where the old one was; the old one goes only once the new one is there."""
-    old = aside.with_suffix(".old")
-    if place.exists():
-        place.replace(old)
-    try:
-        aside.replace(place)
-    except OSError:
-        if old.exists():
-            old.replace(place)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _content(evaluation: EvaluationLike, runs: Sequence[Trained], folder: Path) -> dict[str, Any]:
@@ -142,8 +98,8 @@ def _content(evaluation: EvaluationLike, runs: Sequence[Trained], folder: Path) 
     broken = _not_finite(evaluation)
     return {
         "evaluation": evaluation,
-        "headline": _headline(evaluation, runs),
-        "verdicts": [verdict for run in runs for verdict in _verdicts(evaluation, run, runs)],
+        "headline": headline(evaluation, runs),
+        "verdicts": [verdict for run in runs for verdict in verdicts(evaluation, run, runs)],
         "columns": [(p, r) for p in evaluation.platforms for r in evaluation.references],
         "rows": _rows(evaluation, runs),
         "units": UNITS,
@@ -249,98 +205,10 @@ def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, int | float) else ""
 
 
-def _answer(evaluation: EvaluationLike, run: Trained, runs: Sequence[Trained], platform: str) -> str | None:
-    """The method that is a run's final answer on a platform: its last stage, or the network that it chose."""
-    prefix = f"{run.folder.name}: " if len(runs) > 1 else ""
-    reference = evaluation.references[-1]
-    own = [m for m in evaluation.methods if m.startswith(prefix) and evaluation.values(m, platform, reference)]
-    staged = [m for m in own if ", stage " in m]
-    chosen = [m for m in own if m == prefix + run.networks.get(platform, "")]
-    return next(reversed(staged or chosen), None)
-
-
-def _singles(evaluation: EvaluationLike) -> list[str]:
-    """The single networks of the table; the first stages where the networks alone were not scored."""
-    learned = [method for method in evaluation.methods if method not in BASELINES]
-    alone = [method for method in learned if ", stage " not in method]
-    return alone or [method for method in learned if method.endswith(", stage 0")]
-
-
-def _rivals(evaluation: EvaluationLike, answer: str, platform: str) -> dict[str, tuple[str, float]]:
-    """What an answer must beat, in words, to its method and mean error."""
-    reference = evaluation.references[-1]
-    means = {m: mean(v) for m in evaluation.methods if (v := evaluation.values(m, platform, reference)) and m != answer}
-    rivals = {}
-    singles = [m for m in _singles(evaluation) if m in means and math.isfinite(means[m])]
-    if singles:
-        best = min(singles, key=means.__getitem__)
-        rivals["the best single network"] = (best, means[best])
-    first, staged, _ = answer.partition(", stage ")
-    if staged and f"{first}, stage 0" in means:  # joint training alone helps or harms; this is what the fusion adds
-        rivals["its own first stage"] = (f"{first}, stage 0", means[f"{first}, stage 0"])
-    if INTERPOLATION in means:
-        rivals["interpolation"] = (INTERPOLATION, means[INTERPOLATION])
-    return rivals
-
-
-def _verdicts(evaluation: EvaluationLike, run: Trained, runs: Sequence[Trained]) -> Iterator[Verdict]:
-    """One sentence per platform, on the mean over the test subjects."""
-    reference = evaluation.references[-1]
-    for platform in evaluation.platforms:
-        answer = _answer(evaluation, run, runs, platform)
-        if answer is None:
-            continue
-        error = mean(evaluation.values(answer, platform, reference))
-        if not math.isfinite(error):
-            yield Verdict(f"{platform}: the error of {answer} is not a number.", "bad")
-            continue
-        told, tones = [], set()
-        for name, (method, other) in _rivals(evaluation, answer, platform).items():
-            named = name if method == name else f"{name} ({method})"
-            words, tone = _compare(error, other, f"{named}, {other * SCALE:.3f}")
-            told.append(words)
-            tones.add(tone)
-        tone = "bad" if "bad" in tones else "good" if tones == {"good"} else "even"
-        yield Verdict(f"{platform}: {answer} has an error of {error * SCALE:.3f}: {'; '.join(told)}.", tone)
-
-
-def _compare(error: float, other: float, named: str) -> tuple[str, str]:
-    """The comparison of two errors in words, and its tone.
-
-    >>> _compare(0.9, 1.0, "diqt"), _compare(1.2, 1.0, "diqt")
-    (('10.0 % lower than diqt', 'good'), ('worse, 20.0 % higher than diqt', 'bad'))
-    >>> _compare(5.0, 1.0, "diqt")[0], _compare(1.0, 1.001, "diqt")[0]
-    ('worse, 5.0 times that of diqt', 'the same within 0.5 % as diqt')
-    """
-    change = error / other - 1 if other > 0 else math.inf
-    if abs(change) < SAME:
-        return f"the same within {100 * SAME:g} % as {named}", "even"
-    if change < 0:
-        return f"{-100 * change:.1f} % lower than {named}", "good"
-    how_much = f"{change + 1:.1f} times that of" if change > 1 else f"{100 * change:.1f} % higher than"
-    return f"worse, {how_much} {named}", "bad"
-
-
-def _headline(evaluation: EvaluationLike, runs: Sequence[Trained]) -> str:
-    """How often the final answers end below their rivals; counted, with no claim beyond the count."""
-    wins: dict[str, list[bool]] = {}
-    for run in runs:
-        for platform in evaluation.platforms:
-            answer = _answer(evaluation, run, runs, platform)
-            if answer is None:
-                continue
-            error = mean(evaluation.values(answer, platform, evaluation.references[-1]))
-            for name, (_, other) in _rivals(evaluation, answer, platform).items():
-                wins.setdefault(name, []).append(error < other * (1 - SAME))
-    counts = ", ".join(f"that of {name} on {sum(won)} of {len(won)} platforms" for name, won in wins.items())
-    against = "the noise-free truth" if evaluation.references[-1] == "truth" else "the measured target"
-    return f"Against {against}, the error of the final answer is lower than {counts}." if counts else ""
-
-
 def _rows(evaluation: EvaluationLike, runs: Sequence[Trained]) -> list[tuple[str, str, list[Cell]]]:
     """Method, its kind (`answer`, `floor`, `baseline`, `network`), and a cell per platform and reference."""
     columns = [(p, r) for p in evaluation.platforms for r in evaluation.references]
-    answers = {_answer(evaluation, run, runs, platform) for run in runs for platform in evaluation.platforms}
+    answers = {answer_of(evaluation, run, runs, platform) for run in runs for platform in evaluation.platforms}
     lowest = {}
     for platform, reference in columns:  # the noise in the target is no method and wins nothing
         found = [evaluation.values(m, platform, reference) for m in evaluation.methods if m != NOISE]
@@ -352,21 +220,9 @@ def _rows(evaluation: EvaluationLike, runs: Sequence[Trained]) -> list[tuple[str
         for column in columns:
             values = evaluation.values(method, *column)
             best = bool(values) and method != NOISE and mean(values) == lowest[column]
-            cells.append(Cell(_summary(values), best))
+            cells.append(Cell(summary(values), best))
         rows.append((method, "answer" if method in answers else kind, cells))
     return rows
-
-
-def _summary(values: Sequence[float]) -> str:
-    """Mean and, with two subjects or more, standard deviation, in units of 1e-3.
-
-    >>> _summary([0.001, 0.003]), _summary([0.002]), _summary([])
-    ('2.000 ± 1.414', '2.000', '-')
-    """
-    if not values:
-        return "-"
-    spread = f" ± {stdev(values) * SCALE:.3f}" if len(values) > 1 and all(map(math.isfinite, values)) else ""
-    return f"{mean(values) * SCALE:.3f}{spread}"
 
 
 def _not_finite(evaluation: EvaluationLike) -> list[str]:

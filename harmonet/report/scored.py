@@ -1,0 +1,90 @@
+# ruff: noqa: D102 (a protocol's attributes are named in its docstring or name themselves)
+"""An evaluation as the report sees it: what is read of it, and no more, so that either can change alone."""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import mean, stdev
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+SCALE = 1e3  # errors are shown in units of 1e-3
+UNITS = "1e-3 (S/S0)²"
+INTERPOLATION, NOISE = "interpolation", "the target itself"  # as an evaluation names them
+BASELINES = {"identity": "#bbbbbb", INTERPOLATION: "#888888", NOISE: "#555555"}  # name to colour
+
+Mask = NDArray[np.bool_]
+
+
+class ScoreLike(Protocol):
+    """Error of one method on one platform of one subject."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def platform(self) -> str: ...
+    @property
+    def subject(self) -> str: ...
+    @property
+    def against(self) -> str: ...
+    @property
+    def sh_mse(self) -> float: ...
+    @property
+    def by_order(self) -> Mapping[int, float]: ...
+
+
+class MapsLike(Protocol):
+    """One subject's volumes of one platform, channels (X, Y, Z, C) and mask (X, Y, Z) on the target's grid."""
+
+    @property
+    def platform(self) -> str: ...
+    @property
+    def subject(self) -> str: ...
+    @property
+    def method(self) -> str: ...
+    @property
+    def mask(self) -> Mask: ...
+    @property
+    def source(self) -> NDArray[np.float32]: ...
+    @property
+    def prediction(self) -> NDArray[np.float32]: ...
+    @property
+    def target(self) -> NDArray[np.float32]: ...
+    @property
+    def truth(self) -> NDArray[np.float32] | None: ...
+
+
+class EvaluationLike(Protocol):
+    """Scores of all methods on all test subjects, and the volumes of one."""
+
+    @property
+    def scores(self) -> Sequence[ScoreLike]: ...
+    @property
+    def methods(self) -> Sequence[str]: ...
+    @property
+    def platforms(self) -> Sequence[str]: ...
+    @property
+    def subjects(self) -> Sequence[str]: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def leaky(self) -> bool: ...
+    @property
+    def maps(self) -> Sequence[MapsLike]: ...
+    @property
+    def references(self) -> Sequence[str]: ...
+    def values(self, method: str, platform: str, against: str) -> Sequence[float]: ...
+    def as_json(self) -> dict[str, Any]: ...
+
+
+def summary(values: Sequence[float]) -> str:
+    """Mean and, with two subjects or more, standard deviation, in units of 1e-3.
+
+    >>> summary([0.001, 0.003]), summary([0.002]), summary([])
+    ('2.000 ± 1.414', '2.000', '-')
+    """
+    if not values:
+        return "-"
+    spread = f" ± {stdev(values) * SCALE:.3f}" if len(values) > 1 and all(map(math.isfinite, values)) else ""
+    return f"{mean(values) * SCALE:.3f}{spread}"
