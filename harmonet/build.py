@@ -151,6 +151,7 @@ def recipe_of(
     taps: Mapping[str, list[str]] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     order: int = 6,
+    patch_size: int = 11,
     note: str = "",
 ) -> Recipe:
     """A complete recipe: names and options are known, and every default is filled in.
@@ -185,9 +186,16 @@ def recipe_of(
             "refine": [] if fusion is None else list(refine or task.target_names),
             "taps": {name: list(layers) for name, layers in (taps or {}).items()},
             "options": {name: given for name, given in chosen.items() if given},
+            "patch_size": patch_size,
         },
     }
-    return parse(tables, "of this command")
+    recipe = parse(tables, "of this command")
+    for platform in (task.source, *task.targets):
+        try:
+            representation(recipe).check_count(platform.directions)
+        except DataError as error:
+            raise RecipeError(f"{platform.name}: {error}") from None
+    return recipe
 
 
 def _plain(value: Any) -> bool:

@@ -51,15 +51,14 @@ def main() -> NoReturn:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # an ASCII terminal shows ? for what it cannot show
     warnings.showwarning = _one_line
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, _stop)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell lets background jobs ignore it
+        signal.signal(signal.SIGINT, _stop)  # a KeyboardInterrupt would end inside typer, without a word
     try:
         app()
     except HarmonetError as error:
         typer.echo(f"harmonet: {error}", err=True)
         sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        typer.echo("harmonet: interrupted", err=True)
-        sys.exit(130)
     sys.exit(0)
 
 
@@ -67,6 +66,6 @@ def _one_line(message: Warning | str, category: type[Warning], *_: Any, **__: An
     typer.echo(f"harmonet: {category.__name__}: {message}", err=True)
 
 
-def _terminate(*_: Any) -> NoReturn:
-    typer.echo("harmonet: terminated", err=True)
-    sys.exit(143)
+def _stop(number: int, *_: Any) -> NoReturn:
+    typer.echo(f"harmonet: {'interrupted' if number == signal.SIGINT else 'terminated'}", err=True)
+    sys.exit(128 + number)

@@ -32,6 +32,7 @@ def compose(
         float | None, typer.Option(help="With --data: the b-value to use where there are several.")
     ] = None,
     order: Annotated[int, typer.Option(help="SH order of the representation.")] = 6,
+    patch_size: Annotated[int, typer.Option(help="Edge of a source patch in voxels, odd.")] = 11,
     out: Annotated[Path | None, typer.Option(help="Write the recipe here.")] = None,
     force: Force = False,
     json: Json = False,
@@ -57,6 +58,7 @@ def compose(
         taps=dict(_tap(text) for text in tap or ()),
         options=_options(option or (), fusion),
         order=order,
+        patch_size=patch_size,
     )
     wires, parameters = wiring_of(recipe)
     if json:

@@ -4,10 +4,13 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Self
 
 import typer
+
+from harmonet.errors import OutputError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
@@ -16,6 +19,13 @@ Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 def note(text: str) -> None:
     """A line for people, on stderr."""
     typer.echo(text, err=True)
+
+
+def keep_out_of(out: Path, *inputs: Path) -> None:
+    """Refuse a place for output inside a folder that is only read."""
+    for folder in inputs:
+        if out.resolve().is_relative_to(folder.resolve()):
+            raise OutputError(f"{out} lies in {folder}, which is only read: choose a place outside it.")
 
 
 def print_json(value: Any) -> None:
@@ -30,14 +40,16 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for place, name in enumerate(columns):
         right = place >= len(columns) - numbers
         table.add_column(Text(name), justify="right" if right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     # Away from a terminal nothing is cut to a width of 80.
-    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200, highlight=False).print(table)
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200, highlight=False)
+    console.print(Text(title, style="bold"))
+    console.print(table)
 
 
 class Progress:

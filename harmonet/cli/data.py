@@ -7,7 +7,7 @@ import typer
 
 from harmonet.cli.console import Json, Progress, note, print_json, print_table
 from harmonet.cli.train import AutoMask, wants_auto_mask
-from harmonet.errors import DataError, HarmonetError
+from harmonet.errors import DataError, HarmonetError, nearest
 
 if TYPE_CHECKING:
     from harmonet.data.layout import TravellingHeads
@@ -85,6 +85,11 @@ def _examine(
         else:
             grids[key] = scan.grid
             rows.append(_row(acquisition, scan, "usable"))
+    if source not in dataset.platforms:
+        problems.append(
+            f"{dataset.root} has no platform {source!r} to hold the other grids against: name it with --source. "
+            f"{nearest(source, dataset.platforms)}"
+        )
     for (subject, platform), grid in grids.items():
         if platform == source or (subject, source) not in grids:
             continue

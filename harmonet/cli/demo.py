@@ -19,12 +19,13 @@ REDUCED = (
     "demo: DIQT (1 reversible layer per stack, widths 24 and 48) and SHResNet (1 block, width 24), reduced for speed"
 )
 TRAINING = {
-    "epochs": 10,
-    "joint_epochs": 10,
-    "patches_per_subject": 64,
-    "validation_patches": 48,
-    "learning_rate": 1e-3,
-    "decay_every": 4,
+    "epochs": 5,
+    "joint_epochs": 7,
+    "patches_per_subject": 48,
+    "validation_patches": 24,
+    "batch_size": 4,
+    "learning_rate": 2e-3,
+    "decay_every": 2,
 }
 
 

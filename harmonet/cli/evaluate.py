@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harmonet.cli.console import Force, Json, Progress, note, print_json, print_table
+from harmonet.cli.console import Force, Json, Progress, keep_out_of, note, print_json, print_table
 from harmonet.cli.train import AutoMask, wants_auto_mask
 from harmonet.errors import OutputError
 
@@ -28,8 +28,10 @@ def eval_(
 
     Example: harmonet eval runs/msp --data heads --out results
     """
-    if out is not None and out.exists() and not force:
-        raise OutputError(f"{out} exists: add --force to replace it, or choose another folder.")
+    if out is not None:
+        keep_out_of(out, data, *runs)
+        if out.exists() and not force:
+            raise OutputError(f"{out} exists: add --force to replace it, or choose another folder.")
     from harmonet.data.layout import open_dataset
     from harmonet.evaluation import evaluate
     from harmonet.runs import load

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from harmonet.cli.console import Force, Progress, note
+from harmonet.cli.console import Force, Progress, keep_out_of, note
 
 
 def predict(
@@ -29,6 +29,7 @@ def predict(
     from harmonet.runs.predict import predict as predict_scan
     from harmonet.runs.predict import write_predictions
 
+    keep_out_of(out, run)
     stem = check_name(name if name is not None else dwi.name.removesuffix(".gz").removesuffix(".nii"), "name")
     trained = load(run)
     auto = mask == "auto"

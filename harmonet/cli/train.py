@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from harmonet.cli.console import Force, Progress, note
+from harmonet.cli.console import Force, Progress, keep_out_of, note
 from harmonet.errors import DataError
 
 AutoMask = Annotated[str | None, typer.Option("--mask", help="'auto': make a mask with dipy where there is none.")]
@@ -27,6 +27,7 @@ def train(
     from harmonet.recipe import read_recipe
     from harmonet.runs.train import train as train_run
 
+    keep_out_of(out, data)
     auto_mask = wants_auto_mask(mask)
     read = read_recipe(recipe)
     dataset = open_dataset(data)

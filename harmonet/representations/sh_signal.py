@@ -51,19 +51,23 @@ class SHSignal:
         return coefficients.reshape(*mask.shape, self.channels)
 
     def check(self, directions: NDArray[np.floating]) -> None:
-        """Refuse directions that cannot carry the order: too few, or too badly spread."""
+        """Refuse directions (N, 3) that cannot carry the order: too few, or too badly spread."""
         n = len(directions)
-        best = max(order for order in range(0, self.order + 1, 2) if sh.n_coefficients(order) <= max(n, 1))
-        if best < self.order:
-            raise DataError(
-                f"{n} directions cannot give SH order {self.order} ({self.channels} coefficients): "
-                f"use order {best} ({sh.n_coefficients(best)} coefficients)."
-            )
+        self.check_count(n)
         rank = int(np.linalg.matrix_rank(sh.basis_matrix(directions, self.order)))
         if rank < self.channels:
             raise DataError(
                 f"the {n} directions repeat or lie in a plane: they determine {rank} of {self.channels} coefficients "
                 f"of SH order {self.order}; use a lower order."
+            )
+
+    def check_count(self, n: int) -> None:
+        """Refuse a number of directions that is too small for the order."""
+        best = max(order for order in range(0, self.order + 1, 2) if sh.n_coefficients(order) <= max(n, 1))
+        if best < self.order:
+            raise DataError(
+                f"{n} directions cannot give SH order {self.order} ({self.channels} coefficients): "
+                f"use order {best} ({sh.n_coefficients(best)} coefficients)."
             )
 
     def decode(self, coefficients: NDArray[np.float32], directions: NDArray[np.floating]) -> NDArray[np.float32]:
