@@ -245,6 +245,15 @@ def test_a_subject_that_was_trained_on_is_refused_unless_allowed_and_then_marked
     assert evaluate([run], dataset, quiet, allow_leak=True).leaky
 
 
+def test_runs_of_one_name_are_not_mixed_in_one_table(tiny_run, run_copy, tiny_heads):
+    dataset, other = open_dataset(tiny_heads), run_copy.rename(run_copy.with_name("other"))
+    evaluation = evaluate([hn.load(tiny_run), hn.load(other)], dataset, quiet)
+    assert {"msp: msp, stage 1", "other: msp, stage 1"} <= set(evaluation.methods)
+    assert len(evaluation.values("other: msp, stage 1", "prisma_st", "target")) == 1
+    with pytest.raises(RunError, match="need different names, found msp, msp"):
+        evaluate([hn.load(tiny_run), hn.load(tiny_run)], dataset, quiet)
+
+
 def test_a_test_subject_that_is_not_there_is_named(tiny_run, tiny_heads, tmp_path):
     heads = shutil.copytree(tiny_heads, tmp_path / "heads")
     run = hn.load(tiny_run)

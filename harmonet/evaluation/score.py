@@ -163,6 +163,9 @@ def evaluate(
 def _subjects(runs: Sequence[Trained], dataset: TravellingHeads) -> tuple[str, ...]:
     """The test subjects that all runs share."""
     first = runs[0]
+    names = [run.folder.resolve().name for run in runs]
+    if len(set(names)) < len(names):
+        raise RunError(f"runs in one table need different names, found {', '.join(names)}: rename a folder.")
     for run in runs[1:]:
         if run.task != first.task or run.recipe.representation != first.recipe.representation:
             raise RunError(f"{run.folder} and {first.folder} predict other platforms or channels: evaluate them apart.")
@@ -191,7 +194,7 @@ def _leaks(runs: Sequence[Trained], subjects: Sequence[str], allow_leak: bool) -
 
 def _members(run: Trained, *, with_name: bool) -> Iterator[tuple[str, Trained, Model]]:
     """Each single network as it was pre-trained, then the run's own model."""
-    prefix = f"{run.folder.name}: " if with_name else ""
+    prefix = f"{run.folder.resolve().name}: " if with_name else ""
     for folder in sorted((run.folder / SINGLES).glob("*")):
         if is_complete(folder):
             single = load(folder)

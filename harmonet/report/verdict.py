@@ -21,7 +21,7 @@ class Verdict:
 
 def answer_of(evaluation: EvaluationLike, run: Trained, runs: Sequence[Trained], platform: str) -> str | None:
     """The method that is a run's final answer on a platform: its last stage, or the network that it chose."""
-    prefix = f"{run.folder.name}: " if len(runs) > 1 else ""
+    prefix = f"{run.folder.resolve().name}: " if len(runs) > 1 else ""
     reference = evaluation.references[-1]
     own = [m for m in evaluation.methods if m.startswith(prefix) and evaluation.values(m, platform, reference)]
     staged = [m for m in own if ", stage " in m]
