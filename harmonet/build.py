@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from harmonet import plugins
-from harmonet.blocks.connection import count_parameters
-from harmonet.composer import Model, Single, Wire, build_network, build_single, compose, wiring
+from harmonet.composer import Model, Single, build_network, build_single, compose
 from harmonet.data.layout import TravellingHeads, describe
 from harmonet.data.scan import Scan, read_scan
 from harmonet.data.volumes import SHELL_WIDTH, Head, bring_together, represent
@@ -102,20 +101,6 @@ def model_for(recipe: Recipe, singles: Mapping[str, Single], names: Mapping[str,
             taps={p: layers for p, layers in taps.items() if layers is not None},
             options=recipe.model.options,
         )
-
-
-def wiring_of(recipe: Recipe) -> tuple[list[Wire], int]:
-    """The wiring of every candidate, each verified by a dry run, and the parameters of the first composition."""
-    candidates = recipe.model.candidates
-    wires: dict[tuple[str, str], Wire] = {}
-    parameters = 0
-    for number in range(max(map(len, candidates.values()))):
-        names = {platform: names[min(number, len(names) - 1)] for platform, names in candidates.items()}
-        model = model_for(recipe, names, names)
-        parameters = parameters or count_parameters(model)
-        wires |= {(wire.platform, wire.network): wire for wire in wiring(model, names)}
-    order = {platform: number for number, platform in enumerate(candidates)}
-    return sorted(wires.values(), key=lambda wire: order[wire.platform]), parameters
 
 
 def task_of(dataset: TravellingHeads, source: str, shell: float | None = None) -> Task:

@@ -19,7 +19,7 @@ from harmonet.errors import NotFoundError, ShapeError, nearest
 from harmonet.fusion import Fusion, Source, Stage
 from harmonet.platforms import check_name, target_patch_size
 from harmonet.registry import NetworkEntry
-from harmonet.taps import Size, evaluating, forward_with_taps, layer_names, measure
+from harmonet.taps import Size, empty_patch, forward_with_taps, layer_names, measure
 
 Single = str | nn.Module
 Taps = str | Sequence[str] | Mapping[str, str]  # layers, or feature names to layers
@@ -261,10 +261,7 @@ def _build_fusions(
 
 def _dry_run(model: Model, expected: Mapping[str, Size], channels: int, patch_size: int) -> None:
     """Run the model on an empty patch and hold every prediction of every stage against its platform's size."""
-    parameter = next(model.parameters(), torch.zeros(()))
-    x = torch.zeros((1, channels, patch_size, patch_size, patch_size), dtype=parameter.dtype, device=parameter.device)
-    devices = [parameter.device] if parameter.is_cuda else []
-    with torch.random.fork_rng(devices), torch.no_grad(), evaluating(model):
+    with empty_patch(model, channels, patch_size) as x:
         stages = model(x)
     for number, stage in enumerate(stages):
         for platform, prediction in stage.items():

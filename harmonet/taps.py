@@ -4,7 +4,7 @@ Hooks live only for one forward pass, so modules stay picklable and are never ch
 refused: a layer that does not run, runs twice, gives no tensor, or is overwritten in place by the layer after it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -58,20 +58,28 @@ def forward_with_taps(module: nn.Module, taps: Mapping[str, str], x: Tensor) -> 
     >>> features["features"].shape
     torch.Size([1, 2, 3, 3, 3])
     """
-    seen: dict[str, list[tuple[Any, int]]] = {path: [] for path in taps.values()}
+    prediction, seen = _listen(module, set(taps.values()), x)
+    return prediction, {name: _only_intact(module, path, seen[path]) for name, path in taps.items()}
+
+
+Record = list[tuple[Any, int]]  # each output of a layer, and how often its memory had been written by then
+
+
+def _listen(module: nn.Module, paths: Iterable[str], x: Tensor) -> tuple[Tensor, dict[str, Record]]:
+    """The module's output, and what each layer gave."""
+    seen: dict[str, Record] = {path: [] for path in paths}
     handles: list[RemovableHandle] = []
     try:
         for path, record in seen.items():
 
-            def keep(_module: nn.Module, _inputs: Any, output: Any, record: Any = record) -> None:
+            def keep(_module: nn.Module, _inputs: Any, output: Any, record: Record = record) -> None:
                 record.append((output, _version(output)))
 
             handles.append(find_layer(module, path).register_forward_hook(keep))
-        prediction = module(x)
+        return module(x), seen
     finally:
         for handle in handles:
             handle.remove()
-    return prediction, {name: _only_intact(module, path, seen[path]) for name, path in taps.items()}
 
 
 def _version(output: Any) -> int:
@@ -79,7 +87,7 @@ def _version(output: Any) -> int:
     return output._version if isinstance(output, Tensor) and not output.is_inference() else 0
 
 
-def _only_intact(module: nn.Module, path: str, record: list[tuple[Any, int]]) -> Tensor:
+def _only_intact(module: nn.Module, path: str, record: Record) -> Tensor:
     where = f"layer {path!r} of {type(module).__name__}"
     if len(record) != 1:
         times = "does not run" if not record else f"runs {len(record)} times"
@@ -100,19 +108,24 @@ def measure(module: nn.Module, taps: Mapping[str, str], in_channels: int, patch_
 
     The module's modes, weights, statistics and the random state are left as they were.
     """
-    parameter = next(module.parameters(), torch.zeros(()))
-    x = torch.zeros(
-        (1, in_channels, patch_size, patch_size, patch_size), dtype=parameter.dtype, device=parameter.device
-    )
-    # Only this device's random state is forked: the default would touch every GPU there is.
-    devices = [parameter.device] if parameter.is_cuda else []
-    with torch.random.fork_rng(devices), torch.no_grad(), evaluating(module):
+    with empty_patch(module, in_channels, patch_size) as x:
         prediction, features = forward_with_taps(module, taps, x)
     if not isinstance(prediction, Tensor):
         raise ShapeError(
             f"{type(module).__name__} gives a {type(prediction).__name__}, not one tensor (B, C, X, Y, Z)."
         )
     return Measured(tuple(prediction.shape[1:]), {name: tuple(f.shape[1:]) for name, f in features.items()})
+
+
+@contextmanager
+def empty_patch(module: nn.Module, in_channels: int, patch_size: int) -> Iterator[Tensor]:
+    """An empty patch for one pass that leaves modes, weights, statistics and the random state as they were."""
+    parameter = next(module.parameters(), torch.zeros(()))
+    shape = (1, in_channels, patch_size, patch_size, patch_size)
+    # Only this device's random state is forked: the default would touch every GPU there is.
+    devices = [parameter.device] if parameter.is_cuda else []
+    with torch.random.fork_rng(devices), torch.no_grad(), evaluating(module):
+        yield torch.zeros(shape, dtype=parameter.dtype, device=parameter.device)
 
 
 @contextmanager
@@ -129,10 +142,12 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 def tappable_layers(module: nn.Module, in_channels: int, patch_size: int) -> dict[str, Size]:
     """Layers whose output a tap could read in a pass over an empty patch, each with its measured size."""
+    with empty_patch(module, in_channels, patch_size) as x:
+        _, seen = _listen(module, layer_names(module), x)
     found: dict[str, Size] = {}
-    for path in layer_names(module):
+    for path, record in seen.items():
         try:
-            found[path] = measure(module, {path: path}, in_channels, patch_size).features[path]
+            found[path] = tuple(_only_intact(module, path, record).shape[1:])
         except ShapeError:
             continue
     return {path: size for path, size in found.items() if len(size) == 4}

@@ -444,9 +444,6 @@ def test_eval_replaces_nothing_but_a_report_even_when_forced(bench, invoke):
     assert list(mine.parent.iterdir()) == [mine]
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="build.wiring_of takes a run folder for the name of a network"
-)
 def test_a_trained_run_can_be_composed_by_its_folder(bench, invoke):
     words = ["--single", f"prisma_st={bench.run}", "--fusion", "msp"]
     ended = invoke(*bench.compose(*words))
@@ -454,9 +451,6 @@ def test_a_trained_run_can_be_composed_by_its_folder(bench, invoke):
     assert read_recipe(bench.root / "out.toml").model.candidates["prisma_st"] == [str(bench.run)]
 
 
-@pytest.mark.xfail(
-    strict=True, raises=FileNotFoundError, reason="runs.train removes the whole folder, not only what a run holds"
-)
 def test_force_removes_only_what_a_run_holds(bench, invoke):
     out = bench.unfinished()
     bench.file("begun/thesis/chapter.txt", "precious")
@@ -513,7 +507,6 @@ def test_the_doctor_names_a_missing_table(bench, invoke):
     assert "ge/st/dwi.bval is missing beside dwi.nii.gz: copy it there" in ended.out
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="open_dataset stops at the first incomplete acquisition")
 def test_a_missing_table_does_not_hide_the_other_problems(bench, invoke):
     (bench.heads / "sim02" / "prisma" / "st" / "dwi.bval").unlink()
     bench.cut(bench.scan / "dwi.nii.gz")

@@ -108,7 +108,7 @@ def show(
     if json:
         print_json(card | ({"layers": layers} if layers else {}))
         return
-    print_table(f"{kind} {name}", ["", ""], [[key, _shown(value)] for key, value in card.items() if value != ""])
+    print_table(f"{kind} {name}", ["card", ""], [[key, _shown(value)] for key, value in card.items() if value != ""])
     if layers:
         default = set(entry.taps.values()) if isinstance(entry, NetworkEntry) else set()
         rows = [

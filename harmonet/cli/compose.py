@@ -47,8 +47,9 @@ def compose(
         raise OutputError(f"{out} exists: add --force to replace it, or choose another name.")
     task = _task(platforms, data, source, shell)
 
-    from harmonet.build import recipe_of, wiring_of
+    from harmonet.build import recipe_of
     from harmonet.recipe import to_toml
+    from harmonet.runs.folder import wiring_of
 
     recipe = recipe_of(
         task,

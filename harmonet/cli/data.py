@@ -34,20 +34,20 @@ def check(
 
     Example: harmonet data check heads
     """
-    from harmonet.data.layout import open_dataset
+    from harmonet.data.layout import examine
 
     auto_mask = wants_auto_mask(mask)
     if not root.is_dir():
         raise DataError(f"{root} is no folder: name the folder of the data set.")
     rows: list[dict[str, Any]] = []
-    problems: list[str] = []
     try:
-        dataset = open_dataset(root)
-    except DataError as error:
+        dataset, wrong = examine(root)
+    except DataError as error:  # nothing to look at: no acquisition at all, or unreadable facts
         problems = [str(error)]
     else:
         with Progress() as progress:
-            rows, problems = _examine(dataset, source, auto_mask, progress)
+            rows, found = _read_all(dataset, source, auto_mask, progress)
+        problems = [*map(str, wrong), *found]
     if json:
         print_json({"acquisitions": rows, "problems": problems})
     else:
@@ -64,7 +64,7 @@ def check(
         raise typer.Exit(1)
 
 
-def _examine(
+def _read_all(
     dataset: "TravellingHeads", source: str, auto_mask: bool, progress: Progress
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """A row per acquisition, and everything that is wrong."""
@@ -94,7 +94,7 @@ def _examine(
         if platform == source or (subject, source) not in grids:
             continue
         lattice = grids[subject, source]
-        factor = round(lattice.voxel_size[0] / grid.voxel_size[0])
+        factor = max(1, round(lattice.voxel_size[0] / grid.voxel_size[0]))
         try:
             align(lattice, grid, factor)
         except HarmonetError as error:

@@ -44,7 +44,7 @@ def demo(
         hint = "add --force to replace it" if made_by_demo else "choose another folder"
         raise OutputError(f"{out} exists: {hint}.")
 
-    from harmonet.build import recipe_of, wiring_of
+    from harmonet.build import recipe_of
     from harmonet.cli.compose import print_wiring
     from harmonet.cli.evaluate import print_scores
     from harmonet.data.layout import open_dataset
@@ -55,6 +55,7 @@ def demo(
     from harmonet.platforms import preset
     from harmonet.recipe import parse, to_toml
     from harmonet.report import write_report
+    from harmonet.runs.folder import wiring_of
     from harmonet.runs.predict import predict, write_predictions
     from harmonet.runs.train import train
 

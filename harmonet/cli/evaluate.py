@@ -34,8 +34,11 @@ def eval_(
             raise OutputError(f"{out} exists: add --force to replace it, or choose another folder.")
     from harmonet.data.layout import open_dataset
     from harmonet.evaluation import evaluate
+    from harmonet.report import refuse_foreign, write_report
     from harmonet.runs import load
 
+    if out is not None:
+        refuse_foreign(out)
     trained = [load(run) for run in runs]
     dataset = open_dataset(data)
     with Progress() as progress:
@@ -45,8 +48,6 @@ def eval_(
     else:
         print_scores(evaluation)
     if out is not None:
-        from harmonet.report import write_report
-
         page = write_report(evaluation, trained, out)
         note(f"wrote {page}")
 

@@ -27,11 +27,12 @@ def predict(
     from harmonet.platforms import check_name
     from harmonet.runs import load
     from harmonet.runs.predict import predict as predict_scan
-    from harmonet.runs.predict import write_predictions
+    from harmonet.runs.predict import refuse_taken, write_predictions
 
     keep_out_of(out, run)
     stem = check_name(name if name is not None else dwi.name.removesuffix(".gz").removesuffix(".nii"), "name")
     trained = load(run)
+    refuse_taken(target or trained.task.target_names, out, stem, force=force)
     auto = mask == "auto"
     if auto:
         note("mask: made with dipy's median_otsu")

@@ -84,27 +84,49 @@ def open_dataset(root: Path | str) -> TravellingHeads:
     Raises:
         DataError: There is no such folder, nothing in it, or an acquisition in it is incomplete or ambiguous.
     """
+    heads, problems = examine(root)
+    if problems:
+        raise problems[0]
+    return heads
+
+
+def examine(root: Path | str) -> tuple[TravellingHeads, list[DataError]]:
+    """What can be used of a data set, and what is wrong with the layout of the rest.
+
+    Raises:
+        DataError: There is no such folder, or nothing in it at all.
+    """
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"{root} is no folder: name the data set's folder, laid out as {LAYOUT}.")
     found: dict[tuple[str, str], Acquisition] = {}
-    for subject in _folders(root):
-        for scanner in _folders(subject):
-            for protocol in _folders(scanner):
-                acquisition = _acquisition(protocol)
-                if acquisition is None:
-                    continue
-                key = acquisition.subject, acquisition.platform
-                if key in found:
-                    raise DataError(
-                        f"{found[key].dwi.parent} and {protocol} both are {key[1]} of "
-                        f"subject {key[0]}: rename or remove one."
-                    )
-                found[key] = acquisition
-    if not found:
+    problems: list[DataError] = []
+    protocols = [p for subject in _folders(root) for scanner in _folders(subject) for p in _folders(scanner)]
+    for folder in protocols:
+        try:
+            acquisition = _acquisition(folder)
+            if acquisition is not None:
+                _refuse_twice(acquisition, found)
+                found[acquisition.subject, acquisition.platform] = acquisition
+        except DataError as error:
+            problems.append(error)
+    if not (found or problems):
         raise DataError(f"{root} holds no acquisition: the layout is {LAYOUT}.")
-    _refuse_alike({subject for subject, _ in found}, root)
-    return TravellingHeads(root, found, _facts(root / FACTS))
+    try:
+        _refuse_alike({subject for subject, _ in found}, root)
+    except DataError as error:
+        problems.append(error)
+    return TravellingHeads(root, found, _facts(root / FACTS)), problems
+
+
+def _refuse_twice(acquisition: Acquisition, found: Mapping[tuple[str, str], Acquisition]) -> None:
+    """Refuse a platform that a subject has already, such as from folders that differ in case."""
+    there = found.get((acquisition.subject, acquisition.platform))
+    if there is not None:
+        raise DataError(
+            f"{there.dwi.parent} and {acquisition.dwi.parent} both are {acquisition.platform} of "
+            f"subject {acquisition.subject}: rename or remove one."
+        )
 
 
 def describe(scans: Iterable[Scan]) -> Platform:

@@ -57,7 +57,7 @@ def write_report(evaluation: EvaluationLike, runs: Sequence[Trained], out: Path)
         RunError: A part of the page could not be made; the rest is written, and the page says in red what is missing.
     """
     place = out.resolve()  # where `out` is a link, what it leads to is replaced, and the link stays
-    _refuse_foreign(place, out)
+    refuse_foreign(out)
     with staged(place) as folder:
         content = _content(evaluation, runs, folder / FIGURES)
         write_whole(folder / PAGE, _render(content).encode())
@@ -70,8 +70,9 @@ def write_report(evaluation: EvaluationLike, runs: Sequence[Trained], out: Path)
     return out / PAGE
 
 
-def _refuse_foreign(place: Path, out: Path) -> None:
+def refuse_foreign(out: Path) -> None:
     """Refuse to replace anything but a report of ours and an empty folder."""
+    place = out.resolve()
     if not place.exists():
         return
     held = {path.name for path in place.iterdir()} if place.is_dir() else {""}

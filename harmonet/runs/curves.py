@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+CURVES = "curves.png"
+
 
 def draw_curves(folder: Path, history: Sequence[Mapping[str, Any]]) -> list[Path]:
     """Validation error by epoch, one line per stage and platform, and alpha where there is one, in `curves.png`."""
@@ -32,6 +34,6 @@ def draw_curves(folder: Path, history: Sequence[Mapping[str, Any]]) -> list[Path
         right.set_ylim(-0.02, 1.02)
     axes.legend(fontsize="small")
     axes.set_title(f"{history[-1]['phase']}: training of {len(history)} epochs")
-    path = folder / "curves.png"
+    path = folder / CURVES
     figure.savefig(path, dpi=120)
     return [path]

@@ -16,8 +16,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from harmonet.build import model_for, representation, taps_for
-from harmonet.composer import Model, Single
+from harmonet.blocks.connection import count_parameters
+from harmonet.build import is_folder, model_for, representation, taps_for
+from harmonet.composer import Model, Single, Wire, wiring
 from harmonet.composer import compose as compose_modules
 from harmonet.data.splits import Split
 from harmonet.data.standardise import Standardisation
@@ -29,6 +30,7 @@ from harmonet.recipe import Recipe, read_recipe, to_toml
 
 FORMAT = 1
 MODEL, RECIPE, WEIGHTS, HISTORY = "model.json", "recipe.toml", "weights.safetensors", "history.jsonl"
+CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,3 +218,22 @@ def compose(
         else:
             modules[platform] = single
     return compose_modules(modules, fusion, target, taps=taps, **settings)
+
+
+def wiring_of(recipe: Recipe) -> tuple[list[Wire], int]:
+    """The wiring of every candidate, each verified by a dry run, and the parameters of the first composition."""
+    candidates = recipe.model.candidates
+    wires: dict[tuple[str, str], Wire] = {}
+    parameters = 0
+    for number in range(max(map(len, candidates.values()))):
+        chosen = {platform: names[min(number, len(names) - 1)] for platform, names in candidates.items()}
+        singles: dict[str, Single] = dict(chosen)
+        names = dict(chosen)
+        for platform, candidate in chosen.items():
+            if is_folder(candidate):
+                singles[platform], names[platform], _ = single_of(candidate, platform)
+        model = model_for(recipe, singles, names)
+        parameters = parameters or count_parameters(model)
+        wires |= {(wire.platform, wire.network): wire for wire in wiring(model, chosen)}
+    order = {platform: number for number, platform in enumerate(candidates)}
+    return sorted(wires.values(), key=lambda wire: order[wire.platform]), parameters

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +25,7 @@ from harmonet.runs.folder import MODEL, Trained
 from harmonet.training.loop import Watch
 
 Floats = NDArray[np.float32]
+KINDS = ("sh.nii.gz", "sh.json", "dwi.nii.gz", "dwi.bval", "dwi.bvec", "dwi.json", "mask.nii.gz")
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,15 +102,8 @@ def write_predictions(
     Raises:
         OutputError: A file exists and `force` was not given, or the folder cannot be written.
     """
+    files = refuse_taken(predictions, out, name, force=force)
     aside = out.parent / f".{out.name}.partial"
-    files = [
-        f"{name}_space-{platform}_{kind}"
-        for platform in predictions
-        for kind in ("sh.nii.gz", "sh.json", "dwi.nii.gz", "dwi.bval", "dwi.bvec", "dwi.json", "mask.nii.gz")
-    ]
-    taken = [file for file in files if (out / file).exists()]
-    if taken and not force:
-        raise OutputError(f"{out / taken[0]} exists: add --force to replace it, or choose another folder or --name.")
     shutil.rmtree(aside, ignore_errors=True)
     try:
         aside.mkdir(parents=True)
@@ -123,6 +117,15 @@ def write_predictions(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return [out / file for file in files]
+
+
+def refuse_taken(platforms: Iterable[str], out: Path, name: str, *, force: bool) -> list[str]:
+    """Names of the files to write; refuses if one is there already and `force` was not given."""
+    files = [f"{name}_space-{platform}_{kind}" for platform in platforms for kind in KINDS]
+    taken = [file for file in files if (out / file).exists()]
+    if taken and not force:
+        raise OutputError(f"{out / taken[0]} exists: add --force to replace it, or choose another folder or --name.")
+    return files
 
 
 def _write_one(run: Trained, scan: Scan, prediction: Prediction, platform: str, stem: Path) -> None:

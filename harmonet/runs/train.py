@@ -1,5 +1,6 @@
 """From a recipe and a data set to a run folder."""
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,11 +23,23 @@ from harmonet.errors import OutputError, RunError
 from harmonet.files import write_whole
 from harmonet.platforms import Task
 from harmonet.recipe import Recipe, read_recipe, to_toml
-from harmonet.runs.curves import draw_curves
-from harmonet.runs.folder import RECIPE, Trained, is_complete, load, single_of, write_run
+from harmonet.runs.curves import CURVES, draw_curves
+from harmonet.runs.folder import (
+    CHECKPOINTS,
+    HISTORY,
+    MODEL,
+    RECIPE,
+    WEIGHTS,
+    Trained,
+    is_complete,
+    load,
+    single_of,
+    write_run,
+)
 from harmonet.training.loop import Outcome, Watch, fit, mean_of_answers, validate
 
 SINGLES = "singles"
+PARTS = (RECIPE, WEIGHTS, HISTORY, MODEL, CURVES, CHECKPOINTS)  # what a run folder holds beside the singles
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +140,9 @@ def _refuse_taken(out: Path, recipe: Recipe, *, resume: bool, force: bool) -> No
     if out.is_dir() and any(out.iterdir()):
         if not (out / RECIPE).is_file():
             raise OutputError(f"{out} exists, is not empty and holds no run: choose another folder.")
+        foreign = sorted({path.name for path in out.iterdir()} - {*PARTS, SINGLES})
+        if foreign and force:
+            raise OutputError(f"{out} holds {foreign[0]}, which is no part of a run: choose another folder.")
         if not (resume or force):
             raise OutputError(f"{out} holds a run: add --resume to continue it, --force to replace it.")
         if resume and read_recipe(out / RECIPE) != recipe:
@@ -236,7 +252,7 @@ def _fit(material: _Material, model: Model, platforms: Sequence[str], folder: Pa
         decay_every=training.decay_every,
         seed=seed_for(material.recipe, phase),
         phase=phase,
-        checkpoint=folder / "checkpoints" / "last.pt",
+        checkpoint=folder / CHECKPOINTS / "last.pt",
         watch=material.watch,
     )
 
@@ -266,6 +282,4 @@ def _finish(
 
 
 def _history(run: Trained) -> list[dict[str, Any]]:
-    import json
-
-    return [json.loads(line) for line in (run.folder / "history.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (run.folder / HISTORY).read_text().splitlines()]
