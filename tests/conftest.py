@@ -1,6 +1,10 @@
 """What several test files share: small simulated heads on disk, a small trained run, the real acquisitions."""
 
 import os
+import shutil
+import signal
+import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -65,3 +69,37 @@ def real_data():
     if not folder or not Path(folder).is_dir():
         pytest.skip("HARMONET_REAL_DATA names no folder of real acquisitions")
     return Path(folder)
+
+
+@pytest.fixture
+def invoke(capsys, monkeypatch):
+    """Runs `harmonet ARGS` in this process, which is left as it was."""
+    from bench import Ended
+
+    from harmonet.cli import main
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["harmonet", *map(str, args)])
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        return Ended(end.value.code, *capsys.readouterr())
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def bench(tmp_path, tiny_heads, tiny_run, tiny_recipe):
+    from bench import Bench
+
+    from harmonet.recipe import to_toml
+
+    heads = shutil.copytree(tiny_heads, tmp_path / "heads", copy_function=os.link)
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(to_toml(tiny_recipe))
+    return Bench(tmp_path, heads, tiny_run, recipe)

@@ -1,14 +1,15 @@
 """`harmonet list` and `harmonet show`: what is registered."""
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harmonet import plugins
 from harmonet.cli.console import Json, note, print_json, print_table
 from harmonet.errors import NotFoundError, nearest
-from harmonet.registry import FUSIONS, NETWORKS, REPRESENTATIONS, Entry, NetworkEntry, Registry
+
+if TYPE_CHECKING:
+    from harmonet.registry import Entry, Registry
 
 
 class Kind(StrEnum):
@@ -20,11 +21,10 @@ class Kind(StrEnum):
     plugins = "plugins"
 
 
-REGISTRIES: dict[Kind, Registry[Any]] = {
-    Kind.networks: NETWORKS,
-    Kind.fusions: FUSIONS,
-    Kind.representations: REPRESENTATIONS,
-}
+def _registries() -> "dict[Kind, Registry[Any]]":
+    from harmonet.registry import FUSIONS, NETWORKS, REPRESENTATIONS
+
+    return {Kind.networks: NETWORKS, Kind.fusions: FUSIONS, Kind.representations: REPRESENTATIONS}
 
 
 def list_(
@@ -36,6 +36,8 @@ def list_(
 
     Example: harmonet list networks '*res*'
     """
+    from harmonet import plugins
+
     found = plugins.load()
     if kind is Kind.plugins:
         rows = [
@@ -50,7 +52,7 @@ def list_(
             for plugin in found
         ]
     else:
-        registry = REGISTRIES[kind]
+        registry = _registries()[kind]
         rows = [
             {
                 "name": name,
@@ -82,6 +84,8 @@ def show(
 
     Example: harmonet show shresnet
     """
+    from harmonet.registry import NetworkEntry
+
     entry, kind = _find(name)
     card: dict[str, Any] = {
         "name": entry.name,
@@ -118,12 +122,14 @@ def show(
         print_table("Layers that can be tapped, 28 channels, patch of 11 voxels", ["layer", "C x X x Y x Z"], rows)
 
 
-def _find(name: str) -> tuple[Entry, str]:
+def _find(name: str) -> "tuple[Entry, str]":
+    from harmonet import plugins
+
     broken = plugins.left_out()
-    for registry in REGISTRIES.values():
+    for registry in _registries().values():
         if name in registry.names():
             return registry.get(name), registry.kind
-    known = [known for registry in REGISTRIES.values() for known in registry.names()]
+    known = [known for registry in _registries().values() for known in registry.names()]
     raise NotFoundError(f"nothing is registered as {name!r}. {nearest(name, known)}{broken}")
 
 

@@ -3,13 +3,15 @@
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harmonet.cli.console import Force, Json, note, print_json, print_table
 from harmonet.errors import NotFoundError, OutputError, RecipeError, nearest
-from harmonet.platforms import PRESETS, Task, preset
+
+if TYPE_CHECKING:
+    from harmonet.platforms import Task
 
 
 def compose(
@@ -145,7 +147,9 @@ def _value(text: str) -> Any:
         return text
 
 
-def _task(platforms: str | None, data: Path | None, source: str, shell: float | None) -> Task:
+def _task(platforms: str | None, data: Path | None, source: str, shell: float | None) -> "Task":
+    from harmonet.platforms import PRESETS, preset
+
     if data is not None:
         if platforms is not None:
             raise RecipeError("--platforms and --data both say which platforms there are: give one of them.")

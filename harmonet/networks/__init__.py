@@ -18,7 +18,7 @@ def harmonet_networks() -> list[NetworkEntry]:
                 "10.48550/arXiv.1808.05577",
             ),
             published="stacks and their content, widths 50 and 100, four layers per stack",
-            our_choice="SH channels (odd numbers split unequally), padding at upsampling 1, transposed convolution at 2",
+            our_choice="SH channels (odd numbers split unequally), padding, transposed convolution at upsampling 2",
             upsampling=(1, 2),
             taps={"features": "rev2"},
             parameters=895_458,
