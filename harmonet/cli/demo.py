@@ -20,8 +20,8 @@ REDUCED = (
 )
 TRAINING = {
     "epochs": 5,
-    "joint_epochs": 7,
-    "patches_per_subject": 48,
+    "joint_epochs": 6,
+    "patches_per_subject": 40,
     "validation_patches": 24,
     "batch_size": 4,
     "learning_rate": 2e-3,

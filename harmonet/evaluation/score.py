@@ -130,24 +130,11 @@ def evaluate(
             watch("evaluating", number * len(members) + step, len(subjects) * len(members), f"{subject}: {name}")
             for method, stage in _predict(name, run, model, head):
                 predicted.setdefault(method, {}).update(stage)
-        for platform, target in head.targets.items():
-            rows = {name: baseline(head, platform) for name, baseline in BASELINES.items()}
-            if platform in truths:
-                rows[NOISE] = target.channels
-            rows |= {method: stage[platform] for method, stage in predicted.items() if platform in stage}
-            references = {"target": target.channels} | ({"truth": truths[platform]} if platform in truths else {})
-            scores += [
-                _score(method, platform, subject, against, channels, reference, target.mask)
-                for method, channels in rows.items()
-                for against, reference in references.items()
-                if (method, against) != (NOISE, "target")
-            ]
+        for platform in head.targets:
+            rows = _rows(head, platform, predicted, truths)
+            scores += _scores(head, platform, rows, truths)
             if number == 0:
-                best = list(rows)[-1]
-                shown = BASELINES["interpolation"](head, platform)
-                maps.append(
-                    Maps(platform, subject, target.mask, shown, target.channels, truths.get(platform), rows[best], best)
-                )
+                maps.append(_maps(head, platform, rows, truths))
     watch("evaluating", len(subjects) * len(members), len(subjects) * len(members), "done")
     return Evaluation(
         scores=scores,
@@ -158,6 +145,40 @@ def evaluate(
         leaky=leaky,
         maps=maps,
     )
+
+
+def _rows(
+    head: Head, platform: str, predicted: Mapping[str, Mapping[str, Floats]], truths: Mapping[str, Floats]
+) -> dict[str, Floats]:
+    """Method to what it says of one platform, in the order of the table: baselines, noise floor, networks, stages."""
+    rows = {name: baseline(head, platform) for name, baseline in BASELINES.items()}
+    if platform in truths:
+        rows[NOISE] = head.targets[platform].channels
+    return rows | {method: stage[platform] for method, stage in predicted.items() if platform in stage}
+
+
+def _scores(head: Head, platform: str, rows: Mapping[str, Floats], truths: Mapping[str, Floats]) -> Iterator[Score]:
+    """Errors of every method against the target, and against the truth where it is known."""
+    target = head.targets[platform]
+    references = {"target": target.channels} | ({"truth": truths[platform]} if platform in truths else {})
+    for method, channels in rows.items():
+        for against, reference in references.items():
+            if (method, against) != (NOISE, "target"):
+                yield Score(
+                    method,
+                    platform,
+                    head.subject,
+                    against,
+                    sh_mse(channels, reference, target.mask),
+                    sh_mse_by_order(channels, reference, target.mask),
+                )
+
+
+def _maps(head: Head, platform: str, rows: Mapping[str, Floats], truths: Mapping[str, Floats]) -> Maps:
+    """What the pictures show: the source, interpolated, beside the last method's prediction and the references."""
+    target, last = head.targets[platform], list(rows)[-1]
+    source, truth = rows["interpolation"], truths.get(platform)
+    return Maps(platform, head.subject, target.mask, source, target.channels, truth, rows[last], last)
 
 
 def _subjects(runs: Sequence[Trained], dataset: TravellingHeads) -> tuple[str, ...]:
@@ -227,22 +248,3 @@ def _truths(dataset: TravellingHeads, subject: str, run: Trained) -> dict[str, F
         if scan is not None:
             found[platform] = represent(scan, encoder, shell).channels
     return found
-
-
-def _score(
-    method: str,
-    platform: str,
-    subject: str,
-    against: str,
-    channels: Floats,
-    reference: Floats,
-    mask: NDArray[np.bool_],
-) -> Score:
-    return Score(
-        method,
-        platform,
-        subject,
-        against,
-        sh_mse(channels, reference, mask),
-        sh_mse_by_order(channels, reference, mask),
-    )
