@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -65,6 +65,11 @@ def staged(out: Path) -> Iterator[Path]:
             stale.rename(out)  # the last step failed: what was there comes back
         for folder in (fresh, stale):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def foreign_in(folder: Path, parts: Iterable[str]) -> str | None:
+    """The first name in a folder that is none of `parts`: what must not be deleted with them."""
+    return min({path.name for path in folder.iterdir()} - set(parts), default=None)
 
 
 def sha256(path: Path) -> str:

@@ -115,7 +115,7 @@ BAD = {
     ),
     "demo: existing output": (
         lambda b: ["demo", "--force", "--out", b.file("had/it").parent],
-        "had exists: choose another folder",
+        "had exists and is no demo of harmonet: choose another folder",
     ),
     "show: unknown name": (lambda b: ["show", "shresnett"], "nothing is registered as 'shresnett'. Did you mean shres"),
     "show: impossible upsampling": (lambda b: ["show", "diqt", "--upsampling", 3], "diqt is built for upsampling 1 or"),

@@ -9,11 +9,10 @@ import typer
 from harmonet.cli.console import Force, Progress, note
 from harmonet.errors import OutputError
 
-# The architectures as published, narrower and shallower: a full-width step costs about 280 GFLOP, this one a few.
+# The architectures as published, narrower and shallower: a full-width SHResNet step costs about 280 GFLOP.
 OPTIONS: dict[str, dict[str, Any]] = {
     "diqt": {"layers": 1, "widths": [24, 48]},
     "shresnet": {"blocks": 1, "width": 24},
-    "msp": {},
 }
 REDUCED = (
     "demo: DIQT (1 reversible layer per stack, widths 24 and 48) and SHResNet (1 block, width 24), reduced for speed"
@@ -29,6 +28,9 @@ TRAINING = {
 }
 
 
+PARTS = ("heads", "recipe.toml", "run", "predicted", "report")  # what the demo makes
+
+
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("harmonet-demo"),
     subjects: Annotated[int, typer.Option(help="Simulated heads: one validates, one tests.", min=3)] = 5,
@@ -39,10 +41,13 @@ def demo(
 
     Example: harmonet demo --out harmonet-demo
     """
-    made_by_demo = (out / "heads" / "dataset.json").is_file()  # never delete what somebody else put there
-    if out.exists() and not (force and made_by_demo):
-        hint = "add --force to replace it" if made_by_demo else "choose another folder"
-        raise OutputError(f"{out} exists: {hint}.")
+    from harmonet.files import foreign_in
+
+    if out.exists():
+        ours = (out / "heads" / "dataset.json").is_file() and foreign_in(out, PARTS) is None
+        if not (force and ours):
+            hint = ": add --force to replace it" if ours else " and is no demo of harmonet: choose another folder"
+            raise OutputError(f"{out} exists{hint}.")
 
     from harmonet.build import recipe_of
     from harmonet.cli.compose import print_wiring

@@ -13,7 +13,7 @@ from statistics import mean
 from typing import Any
 
 from harmonet.errors import OutputError, RunError
-from harmonet.files import staged, write_whole
+from harmonet.files import foreign_in, staged, write_whole
 from harmonet.report.figures import by_order, error_bars, frames, picture
 from harmonet.report.scored import BASELINES, NOISE, UNITS, EvaluationLike, MapsLike, summary
 from harmonet.report.slices import ORIENTATION
@@ -75,10 +75,11 @@ def refuse_foreign(out: Path) -> None:
     place = out.resolve()
     if not place.exists():
         return
-    held = {path.name for path in place.iterdir()} if place.is_dir() else {""}
-    foreign = sorted(held - {PAGE, SCORES, TABLE, FIGURES})
-    if foreign or (held and SCORES not in held):
-        found = f"it holds {foreign[0]}" if foreign and foreign[0] else f"there is no {SCORES} in it"
+    if not place.is_dir():
+        raise OutputError(f"{out} exists and is no folder: choose another name.")
+    foreign = foreign_in(place, (PAGE, SCORES, TABLE, FIGURES))
+    if foreign or (any(place.iterdir()) and not (place / SCORES).is_file()):
+        found = f"it holds {foreign}" if foreign else f"there is no {SCORES} in it"
         raise OutputError(f"{out} exists and is no report of harmonet ({found}): choose another folder.")
 
 

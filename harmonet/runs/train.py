@@ -20,7 +20,7 @@ from harmonet.data.splits import Split, split_subjects
 from harmonet.data.standardise import Standardisation, statistics
 from harmonet.data.volumes import SHELL_WIDTH, Head
 from harmonet.errors import OutputError, RunError
-from harmonet.files import write_whole
+from harmonet.files import foreign_in, write_whole
 from harmonet.platforms import Task
 from harmonet.recipe import Recipe, read_recipe, to_toml
 from harmonet.runs.curves import CURVES, draw_curves
@@ -140,9 +140,8 @@ def _refuse_taken(out: Path, recipe: Recipe, *, resume: bool, force: bool) -> No
     if out.is_dir() and any(out.iterdir()):
         if not (out / RECIPE).is_file():
             raise OutputError(f"{out} exists, is not empty and holds no run: choose another folder.")
-        foreign = sorted({path.name for path in out.iterdir()} - {*PARTS, SINGLES})
-        if foreign and force:
-            raise OutputError(f"{out} holds {foreign[0]}, which is no part of a run: choose another folder.")
+        if force and (foreign := foreign_in(out, (*PARTS, SINGLES))):
+            raise OutputError(f"{out} holds {foreign}, which is no part of a run: choose another folder.")
         if not (resume or force):
             raise OutputError(f"{out} holds a run: add --resume to continue it, --force to replace it.")
         if resume and read_recipe(out / RECIPE) != recipe:
