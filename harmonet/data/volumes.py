@@ -1,7 +1,7 @@
 """A signal turned into channels on a grid, and a subject's volumes brought together."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -27,11 +27,15 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """Channels (X, Y, Z, C), 0 outside the mask (X, Y, Z), on a grid in closest-canonical axes."""
+    """Channels (X, Y, Z, C), 0 outside the mask (X, Y, Z), on a grid in closest-canonical axes.
+
+    `directions` (N, 3), world axes, are those that were measured; none for a volume that was predicted.
+    """
 
     channels: NDArray[np.float32]
     mask: NDArray[np.bool_]
     grid: Grid
+    directions: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 3)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +77,7 @@ def represent(scan: Scan, encoder: Encoder, shell: float) -> Volume:
         channels = encoder.encode(scan.normalised()[..., chosen], directions, scan.mask)
     except DataError as error:
         raise DataError(f"{scan.subject} {scan.platform}: {error}") from None
-    return Volume(channels, scan.mask, scan.grid)
+    return Volume(channels, scan.mask, scan.grid, directions)
 
 
 def bring_together(subject: str, source: Volume, targets: Mapping[str, Volume], upsampling: Mapping[str, int]) -> Head:

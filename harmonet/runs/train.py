@@ -11,17 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from harmonet.build import is_folder, model_for, network_for, read_heads, seed_for, shell_of
+from harmonet.build import is_folder, model_for, network_for, read_heads, seed_for
 from harmonet.composer import Model
 from harmonet.data.layout import TravellingHeads
 from harmonet.data.patches import PatchFeed
-from harmonet.data.scan import read_scan
 from harmonet.data.splits import Split, split_subjects
 from harmonet.data.standardise import Standardisation, statistics
-from harmonet.data.volumes import SHELL_WIDTH, Head
+from harmonet.data.volumes import Head
 from harmonet.errors import OutputError, RunError
 from harmonet.files import foreign_in, write_whole
-from harmonet.platforms import Task
 from harmonet.recipe import Recipe, read_recipe, to_toml
 from harmonet.runs.curves import CURVES, draw_curves
 from harmonet.runs.folder import (
@@ -163,17 +161,8 @@ def _gather(recipe: Recipe, dataset: TravellingHeads, split: Split, watch: Watch
         "data": {"root": dataset.root.name, "facts": dict(dataset.facts)},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    directions = _directions(recipe.task, dataset, split.train[0], auto_mask=auto_mask)
+    directions = {platform: volume.directions for platform, volume in train[0].targets.items()}
     return _Material(recipe, split, train, validation, standardise, directions, facts, watch)
-
-
-def _directions(task: Task, dataset: TravellingHeads, subject: str, *, auto_mask: bool) -> dict[str, Any]:
-    """Each target's directions as one subject had them: predictions are sampled along these."""
-    found, shell = {}, shell_of(task)
-    for platform in task.target_names:
-        scan = read_scan(dataset.acquisition(subject, platform), auto_mask=auto_mask)
-        found[platform] = scan.directions[np.abs(scan.bvals - shell) <= SHELL_WIDTH]
-    return found
 
 
 def _candidate(material: _Material, platform: str, candidate: str, out: Path) -> Trained:
