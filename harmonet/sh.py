@@ -5,8 +5,6 @@ Coefficients are those of real, even, orthonormal SH in DIPY's `descoteaux07` ba
 Directions are unit vectors in world axes (RAS+).
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,16 +15,6 @@ LEGACY = False
 LAPLACE_BELTRAMI = 0.006  # Koppers 2018 and other entries of the 2017 challenge
 
 FloatArray = NDArray[np.floating]
-
-
-@dataclass(frozen=True)
-class Convention:
-    """What one must know to read coefficients: stored with everything that holds them."""
-
-    order: int = 6
-    basis: str = BASIS
-    legacy: bool = LEGACY
-    laplace_beltrami: float = LAPLACE_BELTRAMI
 
 
 def n_coefficients(order: int) -> int:

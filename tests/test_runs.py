@@ -100,6 +100,9 @@ def test_a_recipe_can_pin_a_trained_run(tiny_run, tiny_recipe, tiny_heads, tmp_p
     tables = tiny_recipe.model.model_copy(
         update={"candidates": tiny_recipe.model.candidates | {"connectom_sa": [folder], "prisma_st": ["diqt"]}}
     )
+    # the pinned network's options are its run's: the recipe need not know them
+    tables = tables.model_copy(update={"candidates": tables.candidates | {"prisma_st": ["shresnet"]}})
+    tables = tables.model_copy(update={"options": {k: v for k, v in tables.options.items() if k != "diqt"}})
     recipe = tiny_recipe.model_copy(update={"model": tables})
     run = train(recipe, open_dataset(tiny_heads), tmp_path / "run", quiet)
     assert run.networks["connectom_sa"] == "diqt"

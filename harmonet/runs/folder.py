@@ -18,7 +18,7 @@ from torch import nn
 
 from harmonet.blocks.connection import count_parameters
 from harmonet.build import is_folder, model_for, representation, taps_for
-from harmonet.composer import Model, Single, Wire, wiring
+from harmonet.composer import Model, Single, Wire, build_single, wiring
 from harmonet.composer import compose as compose_modules
 from harmonet.data.splits import Split
 from harmonet.data.standardise import Standardisation
@@ -42,6 +42,7 @@ class Trained:
         recipe: What defined it.
         model: The model, in evaluation mode.
         networks: Platform to the name of the network that was chosen for it.
+        options: Platform to that network's options; a pinned run brings its own, which the recipe does not hold.
         representation: How signals become channels.
         standardise: Platform to statistics of the training subjects.
         split: Who trained, validated and tests.
@@ -53,6 +54,7 @@ class Trained:
     recipe: Recipe
     model: Model
     networks: Mapping[str, str]
+    options: Mapping[str, Mapping[str, Any]]
     representation: Any
     standardise: Mapping[str, Standardisation]
     split: Split
@@ -82,6 +84,7 @@ def write_run(
     history: Sequence[Mapping[str, Any]],
     *,
     networks: Mapping[str, str],
+    options: Mapping[str, Mapping[str, Any]] | None = None,
     standardise: Mapping[str, Standardisation],
     split: Split,
     directions: Mapping[str, Any],
@@ -93,6 +96,7 @@ def write_run(
     Args:
         folder: The run folder.
         recipe, model, history, networks, standardise, split, directions: What the run is.
+        options: Platform to its network's options; the recipe's where None.
         facts: Further keys of model.json.
         draw: Draws the curves into the folder and returns their files.
     """
@@ -111,6 +115,7 @@ def write_run(
         "torch": torch.__version__,
         **facts,
         "networks": dict(networks),
+        "options": options or {p: recipe.model.options.get(name, {}) for p, name in networks.items()},
         "representation": recipe.representation.model_dump() | {"sidecar": representation(recipe).sidecar()},
         "standardisation": {name: {"mean": s.mean.tolist(), "std": s.std.tolist()} for name, s in standardise.items()},
         "split": asdict(split),
@@ -135,7 +140,10 @@ def load(folder: Path | str) -> Trained:
     facts = _read_facts(folder)
     recipe = read_recipe(folder / RECIPE)
     networks: dict[str, str] = facts["networks"]
-    model = model_for(recipe, networks, networks)
+    options: dict[str, dict[str, Any]] = facts["options"]
+    channels, factors = representation(recipe).channels, recipe.task.upsampling
+    singles = {p: build_single(name, channels, factors[p], {name: options[p]}) for p, name in networks.items()}
+    model = model_for(recipe, singles, networks)
     weights = safetensors.torch.load_file(folder / WEIGHTS)
     try:
         model.load_state_dict(weights)
@@ -150,6 +158,7 @@ def load(folder: Path | str) -> Trained:
         recipe=recipe,
         model=model,
         networks=networks,
+        options=options,
         representation=representation(recipe),
         standardise={
             name: Standardisation(np.asarray(s["mean"]), np.asarray(s["std"]))

@@ -121,7 +121,8 @@ def train(
         outcome = _fit(material, model, task.target_names, out, recipe.training.joint_epochs, recipe.model.fusion)
     history = [line for run in chosen.values() for line in _history(run)] if not outcome.history else outcome.history
     facts = {"validation": {"candidates": errors, "score": outcome.score, "best_epoch": outcome.best_epoch}}
-    _finish(material, out, recipe, model, networks, history, facts)
+    options = {platform: run.options[platform] for platform, run in chosen.items()}
+    _finish(material, out, recipe, model, networks, history, facts, options)
     return load(out)
 
 
@@ -253,6 +254,7 @@ def _finish(
     networks: Mapping[str, str],
     history: Sequence[Mapping[str, Any]],
     facts: Mapping[str, Any],
+    options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     names = (recipe.source.name, *recipe.task.target_names)
     write_run(
@@ -261,6 +263,7 @@ def _finish(
         model,
         history,
         networks=networks,
+        options=options,
         standardise={name: material.standardise[name] for name in names},
         split=material.split,
         directions={name: material.directions[name] for name in recipe.task.target_names},
