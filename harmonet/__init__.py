@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # the same names for type checkers, which cannot follow __get
     from harmonet.registry import NetworkEntry as NetworkEntry
     from harmonet.registry import Paper as Paper
     from harmonet.registry import RepresentationEntry as RepresentationEntry
+    from harmonet.representation import Representation as Representation
     from harmonet.runs import compose as compose
     from harmonet.runs import load as load
 
@@ -39,6 +40,7 @@ _HOMES = {
     "Paper": "registry",
     "Platform": "platforms",
     "PluginWarning": "errors",
+    "Representation": "representation",
     "RepresentationEntry": "registry",
     "Source": "fusion",
     "Task": "platforms",

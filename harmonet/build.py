@@ -1,7 +1,7 @@
 """How a recipe's words become objects: options, representation, data, networks, models."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,15 @@ from torch import nn
 
 from harmonet import plugins
 from harmonet.composer import Model, Single, build_network, build_single, compose
+from harmonet.data.gradients import SHELL_TOLERANCE
 from harmonet.data.layout import TravellingHeads, describe
+from harmonet.data.represent import represent
 from harmonet.data.scan import Scan, read_scan
-from harmonet.data.volumes import SHELL_WIDTH, Head, bring_together, represent
+from harmonet.data.volumes import Head, bring_together
 from harmonet.errors import DataError, NotFoundError, RecipeError, nearest
 from harmonet.platforms import Platform, Task
 from harmonet.recipe import PlatformTable, Recipe, parse
+from harmonet.representation import Representation
 from harmonet.training.loop import Watch
 
 
@@ -32,24 +35,25 @@ def create_network(
     return build_network(plugins.network(name), in_channels, out_channels, upsampling, options)
 
 
-def representation(recipe: Recipe) -> Any:
-    """The recipe's representation."""
+def representation(recipe: Recipe) -> Representation:
+    """The recipe's representation, of the shells that source and targets share."""
     entry = plugins.representation(recipe.representation.name)
     entry.check_options(recipe.representation.options)
-    return entry.load()(**recipe.representation.options)
+    shells = shells_of(recipe.task)
+    built: Representation = entry.load()(shells, **recipe.representation.options)
+    if built.uses_gradients and not shells:
+        found = ", ".join(f"{p.name} {list(p.shells)}" for p in (recipe.task.source, *recipe.task.targets))
+        raise RecipeError(f"source and targets must share a shell, found {found}: leave a platform out.")
+    return built
 
 
-def shell_of(task: Task) -> float:
-    """The one b-value (s/mm²) that source and targets share.
-
-    Raises:
-        RecipeError: They share none, or several.
-    """
-    shared = set(task.source.shells).intersection(*(target.shells for target in task.targets))
-    if len(shared) != 1:
-        found = ", ".join(f"{p.name} {list(p.shells)}" for p in (task.source, *task.targets))
-        raise RecipeError(f"source and targets must share one shell, found {found}: name it with --shell.")
-    return shared.pop()
+def shells_of(task: Task) -> tuple[float, ...]:
+    """The b-values (s/mm²) that source and targets share, as the source has them."""
+    return tuple(
+        shell
+        for shell in task.source.shells
+        if all(any(abs(shell - b) <= SHELL_TOLERANCE for b in target.shells) for target in task.targets)
+    )
 
 
 def is_folder(candidate: str) -> bool:
@@ -103,13 +107,13 @@ def model_for(recipe: Recipe, singles: Mapping[str, Single], names: Mapping[str,
         )
 
 
-def task_of(dataset: TravellingHeads, source: str, shell: float | None = None) -> Task:
+def task_of(dataset: TravellingHeads, source: str, shells: Sequence[float] = ()) -> Task:
     """The platforms of a data set, as the files of their first subject have them.
 
     Args:
         dataset: Travelling heads.
         source: The platform that is read.
-        shell: The b-value to use, in s/mm², where platforms have several.
+        shells: The b-values to use, in s/mm²; all where none are given.
     """
     if source not in dataset.platforms:
         raise NotFoundError(f"{dataset.root} has no platform {source!r}. {nearest(source, dataset.platforms)}")
@@ -117,11 +121,11 @@ def task_of(dataset: TravellingHeads, source: str, shell: float | None = None) -
     for name in dataset.platforms:
         subject = dataset.subjects_with([name])[0]
         platform = describe([read_scan(dataset.acquisition(subject, name))])
-        if shell is not None:
-            kept = tuple(b for b in platform.shells if abs(b - shell) <= SHELL_WIDTH)
-            if not kept:
+        for shell in shells:
+            if not any(abs(b - shell) <= SHELL_TOLERANCE for b in platform.shells):
                 raise DataError(f"{subject} {name} has no shell at b = {shell:g} s/mm², only {list(platform.shells)}.")
-            platform = replace(platform, shells=(shell,))
+        if shells:
+            platform = replace(platform, shells=tuple(shells))
         platforms[name] = platform
     targets = tuple(platform for name, platform in platforms.items() if name != source)
     return Task(platforms[source], targets)
@@ -193,7 +197,7 @@ def read_heads(
 ) -> list[Head]:
     """The subjects' volumes, represented and brought together; not yet standardised."""
     task, encoder = recipe.task, representation(recipe)
-    shell = shell_of(task)
+    shells = shells_of(task)
     expected = {platform.name: platform for platform in (task.source, *task.targets)}
     names = list(subjects)
     heads = []
@@ -202,7 +206,7 @@ def read_heads(
         for platform in (task.source.name, *task.target_names):
             scan = read_scan(dataset.acquisition(subject, platform), auto_mask=auto_mask)
             check_voxels(scan, expected[platform])
-            volumes[platform] = represent(scan, encoder, shell)
+            volumes[platform] = represent(scan, encoder, shells)
         source = volumes.pop(task.source.name)
         heads.append(bring_together(subject, source, volumes, task.upsampling))
         watch("reading", number + 1, len(names), subject)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from harmonet.composer import Model
 from harmonet.data.volumes import window
-from harmonet.platforms import Grid, target_patch_size
+from harmonet.platforms import Alignment, Grid, target_patch_size
 
 CORE = 5  # source voxels kept of each patch
 BATCH = 24
@@ -23,11 +23,10 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Where:
-    """The grid to predict one platform on, and the index on it that lies on source voxel (0, 0, 0)."""
+    """The grid to predict one platform on, and how it lies on the source's."""
 
     grid: Grid
-    factor: int
-    node: tuple[int, int, int] = (0, 0, 0)
+    alignment: Alignment
 
 
 def predict_stages(
@@ -92,12 +91,13 @@ def tile_centres(mask: NDArray[np.bool_]) -> NDArray[np.int_]:
 
 def _keep_cores(out: Floats, patches: Floats, centres: NDArray[np.int_], where: Where, patch_size: int) -> None:
     """Copy the core of each target patch to its place."""
-    edge = target_patch_size(patch_size, where.factor)
+    factor = where.alignment.factor
+    edge = target_patch_size(patch_size, factor)
     shape = np.asarray(where.grid.shape)
     for patch, centre in zip(patches, centres, strict=True):
-        first = where.factor * centre + np.asarray(where.node) - edge // 2  # index of the patch's first voxel
-        low = where.factor * (centre - CORE // 2) + np.asarray(where.node)
-        high = low + where.factor * CORE
+        first = where.alignment.corner(centre, edge)
+        low = where.alignment.first(centre - CORE // 2)
+        high = low + factor * CORE
         low, high = np.maximum(low, 0), np.minimum(high, shape)
         if (low < high).all():
             (a, b, c), (d, e, f) = low, high

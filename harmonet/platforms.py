@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from harmonet.errors import DataError, NotFoundError, ShapeError, nearest
 
 Affine = NDArray[np.float64]
+Indices = NDArray[np.int_]
 Triple = tuple[float, float, float]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -124,9 +126,7 @@ def preset(name: str) -> Task:
 class Grid:
     """Voxels in the world: `affine` takes voxel indices to mm in RAS+.
 
-    Two grids of one subject are *node*-aligned when the centre of every source voxel is the centre of a target
-    voxel; the patches of this package are cut on such grids. (*Cell* alignment, where a source voxel splits into
-    r³ children, is the other convention.)
+    How two of them lie on each other is an `Alignment`.
     """
 
     shape: tuple[int, int, int]
@@ -157,8 +157,57 @@ class Grid:
         return bool(np.abs((self.affine - other.affine) @ homogeneous).max() <= tolerance)
 
 
-def align(source: Grid, target: Grid, factor: int, tolerance: float = 0.05) -> tuple[int, int, int]:
-    """Target index that lies on source voxel (0, 0, 0); source voxel v lies on `factor` * v + that.
+@dataclass(frozen=True)
+class Alignment:
+    """How the voxels of a target lie on those of a source whose axes point the same way.
+
+    *Node*: a target voxel lies on every source voxel. *Cell*: every source voxel is split into `factor`³ target
+    voxels. Patches, prediction and evaluation all find their places through this object.
+
+    Attributes:
+        factor: Target voxels along one source voxel.
+        offset: Target index that lies on source voxel (0, 0, 0), or of the first voxel inside it (cell).
+        kind: `node` or `cell`.
+    """
+
+    factor: int
+    offset: tuple[int, int, int] = (0, 0, 0)
+    kind: Literal["node", "cell"] = "node"
+
+    def first(self, voxel: Indices) -> Indices:
+        """Target index (..., 3) on source voxel `voxel` (..., 3), or of the first one inside it (cell).
+
+        >>> Alignment(2, (1, 1, 1)).first(np.array([3, 0, 0])).tolist()
+        [7, 1, 1]
+        """
+        return np.asarray(self.factor * voxel + np.asarray(self.offset))
+
+    def corner(self, centre: Indices, edge: int) -> Indices:
+        """First index of the target patch of `edge` voxels that is centred on source voxel `centre`.
+
+        Raises:
+            ShapeError: No patch of that edge can be centred there: odd edges fit nodes; cells take `factor` times an
+                odd number.
+
+        >>> Alignment(2).corner(np.array([5, 5, 5]), 19).tolist()
+        [1, 1, 1]
+        >>> Alignment(2, kind="cell").corner(np.array([5, 5, 5]), 14).tolist()
+        [4, 4, 4]
+        """
+        if self.kind == "node" and edge % 2:
+            return self.first(centre) - edge // 2
+        if self.kind == "cell" and edge % self.factor == 0 and (edge // self.factor) % 2:
+            return self.first(centre - edge // self.factor // 2)
+        raise ShapeError(
+            f"a target patch of {edge} voxels cannot be centred on a source voxel of {self.kind}-aligned grids at "
+            f"ratio {self.factor}: use another patch size or network."
+        )
+
+
+def align(source: Grid, target: Grid, factor: int, tolerance: float = 0.05) -> Alignment:
+    """How the target's voxels lie on the source's.
+
+    At factor 1 nodes and cells are the same and called nodes.
 
     Args:
         source, target: Grids whose axes point the same way (both in closest-canonical order).
@@ -169,7 +218,7 @@ def align(source: Grid, target: Grid, factor: int, tolerance: float = 0.05) -> t
         ShapeError: The grids are rotated against each other, have another ratio, or do not nest.
 
     >>> fine = Grid((10, 10, 10), np.diag([2.0, 2.0, 2.0, 1.0])).refined(2)
-    >>> align(Grid((10, 10, 10), np.diag([2.0, 2.0, 2.0, 1.0])), fine, 2)
+    >>> align(Grid((10, 10, 10), np.diag([2.0, 2.0, 2.0, 1.0])), fine, 2).offset
     (0, 0, 0)
     """
     between = np.linalg.inv(target.affine) @ source.affine
@@ -180,15 +229,18 @@ def align(source: Grid, target: Grid, factor: int, tolerance: float = 0.05) -> t
             f"the grids need a voxel ratio of {factor} and parallel axes, found a drift of {drift.max():.2f} target "
             "voxels over the volume: resample the target to the source's axes."
         )
-    nodes = np.rint(between[:3, 3]).astype(int)
-    shift = np.abs(between[:3, 3] - nodes)
-    if shift.max() > tolerance:
-        mm = float(np.linalg.norm(shift * np.asarray(target.voxel_size)))
-        raise ShapeError(
-            f"the voxel centres of source and target should coincide, found a shift of {mm:.2f} mm: "
-            "resample the target so that the grids nest."
-        )
-    return int(nodes[0]), int(nodes[1]), int(nodes[2])
+    half = (factor - 1) / 2  # from a source voxel's centre to that of the first target voxel inside it
+    for kind, origin in (("node", between[:3, 3]), ("cell", between[:3, 3] - half)):
+        nearest_index = np.rint(origin).astype(int)
+        if np.abs(origin - nearest_index).max() <= tolerance:
+            x, y, z = (int(i) for i in nearest_index)
+            return Alignment(factor, (x, y, z), "node" if kind == "node" else "cell")
+    shift = np.abs(between[:3, 3] - np.rint(between[:3, 3]))
+    mm = float(np.linalg.norm(shift * np.asarray(target.voxel_size)))
+    raise ShapeError(
+        f"the voxel centres of source and target should coincide, found a shift of {mm:.2f} mm: "
+        "resample the target so that the grids nest."
+    )
 
 
 def target_patch_size(patch_size: int, upsampling: int) -> int:

@@ -138,7 +138,9 @@ class FusionEntry(Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class RepresentationEntry(Entry):
-    """A representation: `build(**options)` gives an object that turns signals into channels."""
+    """A representation: `build(shells, **options)` gives a `harmonet.Representation`."""
+
+    supplied: ClassVar[tuple[str, ...]] = ("shells",)
 
 
 E = TypeVar("E", bound=Entry)

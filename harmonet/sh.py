@@ -93,6 +93,28 @@ def fit_matrix(directions: FloatArray, order: int, laplace_beltrami: float = LAP
     return np.asarray(np.linalg.solve(basis.T @ basis + laplace_beltrami * penalty, basis.T), dtype=np.float64)
 
 
+def rotation(turn: FloatArray, order: int) -> NDArray[np.float64]:
+    """Matrix (C, C) that turns coefficients as the orthogonal map `turn` (3, 3) turns the function on the sphere.
+
+    Reflections are allowed: even functions cannot tell a map from its negative.
+
+    >>> np.round(rotation(np.diag([-1.0, 1.0, 1.0]), 2).diagonal())
+    array([ 1.,  1., -1.,  1.,  1., -1.])
+    """
+    directions = _spread(8 * n_coefficients(order))
+    # (turned f)(d) = f(turn' d), and the turned f is fitted exactly: it has the same order.
+    return np.asarray(fit_matrix(directions, order, 0.0) @ basis_matrix(directions @ np.asarray(turn), order))
+
+
+def _spread(n: int) -> NDArray[np.float64]:
+    """(n, 3) directions evenly over the sphere: a Fibonacci spiral."""
+    place = np.arange(n) + 0.5
+    z = 1 - 2 * place / n
+    phi = np.pi * (1 + 5**0.5) * place
+    radius = np.sqrt(1 - z**2)
+    return np.column_stack([radius * np.cos(phi), radius * np.sin(phi), z])
+
+
 def _degrees(order: int) -> NDArray[np.float64]:
     return np.concatenate([np.full(2 * l + 1, float(l)) for l in range(0, order + 1, 2)])
 

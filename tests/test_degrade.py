@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from harmonet import sh
+from harmonet.data.acquisition import Acquisition
 from harmonet.data.degrade import Effect, coarser, degrade, one_shell, scanned, split_directions, white_matter
 from harmonet.data.layout import open_dataset
 from harmonet.data.phantom import anatomy, signal
-from harmonet.data.scan import Acquisition, read_scan
+from harmonet.data.scan import read_scan
 from harmonet.data.simulate import spread_directions
 from harmonet.data.slabs import slabs_of
 from harmonet.data.writing import Place
@@ -112,7 +113,7 @@ def test_a_coarse_image_lies_where_the_fine_one_does(scan):
     coarse = coarser(fine)
     assert coarse.mask.shape == (17, 22, 16)
     np.testing.assert_allclose(centre_of_mass(coarse), centre_of_mass(fine), atol=0.02)
-    assert align(coarse.grid, fine.grid, 2) == (0, 0, 0)
+    assert align(coarse.grid, fine.grid, 2).offset == (0, 0, 0)
 
 
 def test_coarser_keeps_what_is_even_and_takes_away_what_alternates_in_plane(scan):
@@ -195,10 +196,10 @@ def test_what_is_written_is_a_data_set_whose_grids_nest(whole, scan):
     source = scans["ge_st"]
     assert source.grid.voxel_size == pytest.approx((2.4, 2.4, 3.0))
     for name in PLATFORMS[1:]:
-        assert align(source.grid, scans[name].grid, 2 if name == "connectom_sa" else 1) == (0, 0, 0)
+        assert align(source.grid, scans[name].grid, 2 if name == "connectom_sa" else 1).offset == (0, 0, 0)
     finest = scans["connectom_sa"]
     assert finest.grid.shape == (33, 43, 31)
-    assert align(finest.grid, scan.grid, 1) == (0, 0, 0)
+    assert align(finest.grid, scan.grid, 1).offset == (0, 0, 0)
     np.testing.assert_array_equal(finest.mask, scan.mask[:, :43])
     assert {scan.te for scan in scans.values()} == {80}
 
@@ -251,13 +252,13 @@ def test_slabs_on_disk_are_pieces_of_the_whole_in_their_place(acquisition, whole
         entire = read_scan(open_dataset(whole).acquisition("head01", name))
         for subject in dataset.subjects:
             slab = read_scan(dataset.acquisition(subject, name))
-            at = align(slab.grid, entire.grid, 1)
+            at = align(slab.grid, entire.grid, 1).offset
             assert at[0] == at[2] == 0
             part = (slice(None), slice(at[1], at[1] + slab.grid.shape[1]))
             np.testing.assert_array_equal(slab.signal, entire.signal[part])
             assert 0 < slab.mask.sum() < entire.mask[part].sum()
             source = read_scan(dataset.acquisition(subject, "ge_st"))
-            assert align(source.grid, slab.grid, factor) == (0, 0, 0)
+            assert align(source.grid, slab.grid, factor).offset == (0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +295,7 @@ def test_a_real_head_becomes_three_slabs_on_four_platforms(tmp_path):
     assert dataset.subjects == ("slab01", "slab02", "slab03")
     scans = {name: read_scan(dataset.acquisition("slab02", name)) for name in PLATFORMS}
     assert scans["ge_st"].grid.voxel_size == pytest.approx((3.5, 3.5, 5.0))
-    assert align(scans["ge_st"].grid, scans["connectom_sa"].grid, 2) == (0, 0, 0)
+    assert align(scans["ge_st"].grid, scans["connectom_sa"].grid, 2).offset == (0, 0, 0)
     mask = scans["ge_st"].mask
     means = {name: scan.normalised().mean(axis=-1) for name, scan in scans.items()}
     assert np.corrcoef(means["ge_st"][mask], means["prisma_st"][mask])[0, 1] > 0.85

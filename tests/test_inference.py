@@ -9,6 +9,7 @@ from torch import nn
 import harmonet as hn
 from harmonet.data.volumes import window
 from harmonet.inference import CORE, Where, predict_stages, tile_centres
+from harmonet.platforms import Alignment
 
 SMALL = {"diqt": {"layers": 1, "widths": (4, 6)}, "shresnet": {"blocks": 1, "width": 4}}
 
@@ -19,7 +20,7 @@ def head():
 
 
 def where_of(head):
-    return {p: Where(v.grid, UPSAMPLING[p], head.nodes[p]) for p, v in head.targets.items()}
+    return {p: Where(v.grid, head.alignments[p]) for p, v in head.targets.items()}
 
 
 def model_of(**settings):
@@ -79,7 +80,7 @@ def test_a_mask_that_touches_the_border_is_covered():
     mask[0:2, :, 8] = True
     model = hn.compose({"near": nn.Identity()}, channels=6, patch_size=7)
     source = np.random.default_rng(0).normal(size=(9, 9, 9, 6)).astype(np.float32)
-    where = {"near": Where(make_head("a", shape=(9, 9, 9)).source.grid, 1)}
+    where = {"near": Where(make_head("a", shape=(9, 9, 9)).source.grid, Alignment(1))}
     (stage,) = predict_stages(model, source, mask, where, 7)
     assert np.array_equal(stage["near"][mask], source[mask])
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from harmonet.errors import DataError, NotFoundError, ShapeError
-from harmonet.platforms import Grid, Platform, align, preset, target_patch_size, upsampling_between
+from harmonet.platforms import Alignment, Grid, Platform, align, preset, target_patch_size, upsampling_between
 
 
 def grid(size, shape=(10, 12, 8), origin=(0.0, 0.0, 0.0)):
@@ -50,7 +50,7 @@ def test_alignment_is_found_through_the_affines(offset, factor):
     fine = source.refined(factor)
     shifted = fine.affine.copy()
     shifted[:3, 3] -= np.asarray(offset) * 2.4 / factor  # the target begins earlier, so its indices are larger
-    assert align(source, Grid(fine.shape, shifted), factor) == offset
+    assert align(source, Grid(fine.shape, shifted), factor) == Alignment(factor, offset)
 
 
 def test_a_refined_grid_keeps_the_voxel_centres():
@@ -62,11 +62,31 @@ def test_a_refined_grid_keeps_the_voxel_centres():
     assert fine.shape == (19, 23, 15)
 
 
-def test_a_half_voxel_shift_is_refused_in_mm():
+def test_grids_that_share_the_corner_of_their_field_of_view_are_cell_aligned():
     source = grid(2.4)
     corner_aligned = grid(1.2, shape=(20, 24, 16), origin=(-0.6, -0.6, -0.6))
-    with pytest.raises(ShapeError, match=r"shift of 1\.04 mm"):
-        align(source, corner_aligned, 2)
+    assert align(source, corner_aligned, 2) == Alignment(2, (0, 0, 0), "cell")
+
+
+def test_a_shift_that_is_neither_none_nor_half_a_voxel_is_refused_in_mm():
+    with pytest.raises(ShapeError, match=r"shift of 0\.52 mm"):
+        align(grid(2.4), grid(1.2, shape=(20, 24, 16), origin=(-0.3, -0.3, -0.3)), 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "edge", "corner"), [("node", 19, 1), ("node", 11, 5), ("cell", 14, 4), ("cell", 6, 8), ("cell", 22, 0)]
+)
+def test_a_target_patch_is_centred_on_its_source_voxel(kind, edge, corner):
+    alignment = Alignment(2, (0, 0, 0), kind)
+    assert alignment.corner(np.array([5, 5, 5]), edge).tolist() == [corner] * 3
+    centre = 10 if kind == "node" else 10.5  # in target indices: where source voxel 5 has its centre
+    assert corner + (edge - 1) / 2 == centre
+
+
+@pytest.mark.parametrize(("kind", "edge"), [("node", 14), ("cell", 19), ("cell", 12)])
+def test_a_patch_that_cannot_be_centred_is_refused(kind, edge):
+    with pytest.raises(ShapeError, match="cannot be centred"):
+        Alignment(2, (0, 0, 0), kind).corner(np.array([5, 5, 5]), edge)
 
 
 def test_rotated_grids_are_refused():

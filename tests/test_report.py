@@ -10,6 +10,7 @@ import pytest
 
 from harmonet import sh
 from harmonet.build import model_for, recipe_of
+from harmonet.data.gradients import Gradients
 from harmonet.data.splits import Split
 from harmonet.data.standardise import Standardisation
 from harmonet.errors import OutputError, RunError
@@ -49,7 +50,7 @@ def trained(folder: Path, fusion: str | None = "msp") -> Trained:
         networks=networks,
         standardise=dict.fromkeys(("ge_st", *TARGETS), statistics),
         split=Split(("anna",), ("bert",), ("carl",)),
-        directions={name: np.eye(3) for name in TARGETS},
+        gradients={name: Gradients(np.full(3, 1200.0), np.eye(3)) for name in TARGETS},
         facts={"label": "simulated", "validation": {"candidates": {"prisma_st": {"diqt": 0.123456}}}},
         draw=draw_curves,
     )
@@ -79,7 +80,7 @@ def maps(platform="prisma_st", truth=True, prediction=None) -> Maps:
 def evaluation(errors=WORSE, *, platforms=("prisma_st",), subjects=("carl",), **changes) -> Evaluation:
     orders = {0: 3.0, 2: 2.0, 4: 1.0, 6: 0.5}
     scores = [
-        Score(method, platform, subject, against, value, {l: value * share for l, share in orders.items()})
+        Score(method, platform, subject, against, value, {f"l = {l}": value * share for l, share in orders.items()})
         for method, error in (errors | {"the target itself": 0.0005}).items()
         for platform in platforms
         for number, subject in enumerate(subjects)
@@ -133,7 +134,7 @@ def test_the_report_has_page_scores_table_and_figures(page):
     with (page.parent / "scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["sh_mse"]) for row in rows] == [score["sh_mse"] for score in scores]
-    assert float(rows[0]["sh_mse_l6"]) == scores[0]["by_order"]["6"]
+    assert float(rows[0]["sh_mse l = 6"]) == scores[0]["by_group"]["l = 6"]
     assert not list(page.parent.parent.glob(".*"))  # nothing is left aside
 
 

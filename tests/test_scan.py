@@ -9,9 +9,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from harmonet.data.acquisition import Acquisition
 from harmonet.data.gradients import from_world, write_gradients
 from harmonet.data.nifti import write_nifti
-from harmonet.data.scan import Acquisition, read_scan, truth_scan
+from harmonet.data.scan import read_scan, truth_scan
 from harmonet.errors import DataError
 
 FIBRE = np.array([1.0, 1.0, 0.0]) / np.sqrt(2)

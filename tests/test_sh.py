@@ -72,38 +72,36 @@ def test_rish_is_the_energy_of_each_order():
     assert np.allclose(sh.rish(coefficients), expected)
 
 
-def test_encoding_is_the_fit_inside_the_mask_and_nothing_outside():
-    rng = np.random.default_rng(3)
-    signal = rng.uniform(size=(5, 4, 3, 30)).astype(np.float32)
-    mask = rng.uniform(size=(5, 4, 3)) > 0.4
-    vectors = directions(30)
-    channels = SHSignal(order=4).encode(signal, vectors, mask)
-    assert channels.shape == (5, 4, 3, 15)
+def table(n, b=1200):
+    return np.full(n, float(b)), directions(n)
+
+
+def test_encoding_is_the_fit_of_each_row():
+    signal = np.random.default_rng(3).uniform(size=(7, 30)).astype(np.float32)
+    channels = SHSignal([1200], order=4).encoder(*table(30))(signal)
     assert channels.dtype == np.float32
-    assert (channels[~mask] == 0).all()
-    assert np.allclose(channels[mask], signal[mask] @ sh.fit_matrix(vectors, 4).T, atol=1e-6)
+    assert np.allclose(channels, signal @ sh.fit_matrix(directions(30), 4).T, atol=1e-6)
 
 
 def test_decoding_gives_the_signal_back():
-    vectors = directions(60)
-    representation = SHSignal(order=6, laplace_beltrami=0.0)
-    coefficients = np.random.default_rng(4).normal(size=(2, 2, 2, 28)).astype(np.float32)
-    signal = representation.decode(coefficients, vectors)
-    again = representation.encode(signal, vectors, np.ones((2, 2, 2), dtype=bool))
-    assert np.allclose(again, coefficients, atol=1e-4)
+    representation = SHSignal([1200], order=6, laplace_beltrami=0.0)
+    coefficients = np.random.default_rng(4).normal(size=(8, 28)).astype(np.float32)
+    signal = representation.decoder(*table(60))(coefficients)
+    assert np.allclose(representation.encoder(*table(60))(signal), coefficients, atol=1e-4)
 
 
 def test_an_order_that_the_directions_cannot_carry_is_refused_with_one_that_they_can():
     with pytest.raises(DataError, match=r"12 directions cannot give SH order 6 \(28 coefficients\): use order 2"):
-        SHSignal(order=6).check(directions(12))
+        SHSignal([1200], order=6).encoder(*table(12))
 
 
 def test_directions_that_repeat_are_refused():
+    bvals, vectors = table(15)
     with pytest.raises(DataError, match="determine 15 of 28"):
-        SHSignal(order=6).check(np.concatenate([directions(15), -directions(15)]))
+        SHSignal([1200], order=6).encoder(np.tile(bvals, 2), np.concatenate([vectors, -vectors]))
 
 
 def test_the_sidecar_names_basis_and_degree():
-    sidecar = SHSignal(order=4).sidecar()
+    sidecar = SHSignal([1200], order=4).sidecar()
     assert sidecar["OrientationEncoding"]["SphericalHarmonicDegree"] == 4
     assert sidecar["HarmonetBasis"] == {"name": "descoteaux07", "legacy": False, "laplace_beltrami": 0.006}

@@ -31,7 +31,7 @@ def compose(
     data: Annotated[Path | None, typer.Option(help="Read the platforms from this data set.")] = None,
     source: Annotated[str, typer.Option(help="With --data: the platform that is read.")] = "ge_st",
     shell: Annotated[
-        float | None, typer.Option(help="With --data: the b-value to use where there are several.")
+        list[float] | None, typer.Option(help="With --data: b-value to use (repeatable); all shared ones if not given.")
     ] = None,
     order: Annotated[int, typer.Option(help="SH order of the representation.")] = 6,
     patch_size: Annotated[int, typer.Option(help="Edge of a source patch in voxels, odd.")] = 11,
@@ -47,7 +47,7 @@ def compose(
     """
     if out is not None and out.exists() and not force:
         raise OutputError(f"{out} exists: add --force to replace it, or choose another name.")
-    task = _task(platforms, data, source, shell)
+    task = _task(platforms, data, source, shell or ())
 
     from harmonet.build import recipe_of
     from harmonet.recipe import to_toml
@@ -147,7 +147,7 @@ def _value(text: str) -> Any:
         return text
 
 
-def _task(platforms: str | None, data: Path | None, source: str, shell: float | None) -> "Task":
+def _task(platforms: str | None, data: Path | None, source: str, shells: Sequence[float]) -> "Task":
     from harmonet.platforms import PRESETS, preset
 
     if data is not None:
@@ -156,7 +156,7 @@ def _task(platforms: str | None, data: Path | None, source: str, shell: float | 
         from harmonet.build import task_of
         from harmonet.data.layout import open_dataset
 
-        return task_of(open_dataset(data), source, shell)
+        return task_of(open_dataset(data), source, shells)
     if platforms is None or platforms in PRESETS:
         return preset(platforms or "cdmri2017")
     path = Path(platforms)

@@ -10,8 +10,9 @@ from harmonet.cli.train import AutoMask, wants_auto_mask
 from harmonet.errors import DataError, HarmonetError, nearest
 
 if TYPE_CHECKING:
+    from harmonet.data.acquisition import Acquisition
     from harmonet.data.layout import TravellingHeads
-    from harmonet.data.scan import Acquisition, Scan
+    from harmonet.data.scan import Scan
 
 app = typer.Typer(help="Look at data sets.", no_args_is_help=True, rich_markup_mode=None)
 

@@ -23,7 +23,8 @@ def predict(
 
     Example: harmonet predict runs/msp --dwi dwi.nii.gz --bval dwi.bval --bvec dwi.bvec --mask mask.nii.gz --out new
     """
-    from harmonet.data.scan import Acquisition, read_scan
+    from harmonet.data.acquisition import Acquisition
+    from harmonet.data.scan import read_scan
     from harmonet.platforms import check_name
     from harmonet.runs import load
     from harmonet.runs.predict import predict as predict_scan

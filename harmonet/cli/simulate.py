@@ -41,8 +41,9 @@ def simulate(
     else:
         if bval is None or bvec is None or mask is None:
             raise DataError("--from-dwi needs --bval, --bvec and --mask of that acquisition (--mask auto makes one).")
+        from harmonet.data.acquisition import Acquisition
         from harmonet.data.degrade import degrade
-        from harmonet.data.scan import Acquisition, read_scan
+        from harmonet.data.scan import read_scan
 
         auto = mask == "auto"
         acquisition = Acquisition("head", "real", from_dwi, bval, bvec, None if auto else Path(mask))

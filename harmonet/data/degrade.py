@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harmonet import sh
+from harmonet.data.acquisition import Acquisition
 from harmonet.data.gradients import SHELL_TOLERANCE, shells
 from harmonet.data.phantom import smooth_field
-from harmonet.data.scan import Acquisition, Scan, read_scan
+from harmonet.data.scan import Scan, read_scan
 from harmonet.data.simulate import Progress, add_rician, receive_field, unit_cube
 from harmonet.data.slabs import cut, slabs_of
 from harmonet.data.writing import Place, data_set, write_facts

@@ -6,6 +6,7 @@ and no rotation-invariant measure, so tables are brought to world axes (RAS+) on
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,16 @@ B0_MAX = 50.0  # s/mm²: at or below this a volume counts as b = 0
 SHELL_TOLERANCE = 50.0  # s/mm² to each side
 NORM_TOLERANCE = 0.01
 MAX_TABLE = 16 << 20  # bytes: more is no gradient table
+
+
+class Gradients(NamedTuple):
+    """A gradient table: b-values (N,) in s/mm² and unit directions (N, 3) in world axes, zero for b = 0."""
+
+    bvals: Table
+    directions: Table
+
+
+NO_GRADIENTS = Gradients(np.zeros(0), np.zeros((0, 3)))  # of a scalar image, or of what was predicted
 
 
 def read_numbers(path: Path) -> list[list[float]]:

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from harmonet.data.acquisition import Acquisition
 from harmonet.data.gradients import SHELL_TOLERANCE, shells
-from harmonet.data.scan import Acquisition, Scan
+from harmonet.data.scan import Scan
 from harmonet.errors import DataError, NotFoundError, nearest
 from harmonet.files import check_readable
 from harmonet.platforms import Platform, check_name

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from harmonet.data.standardise import Standardisation
 from harmonet.data.volumes import Head, window
 from harmonet.errors import DataError
-from harmonet.platforms import target_patch_size
+from harmonet.platforms import Alignment, target_patch_size
 
 Floats = NDArray[np.float32]
 T = TypeVar("T", bound=np.generic)
@@ -34,12 +34,12 @@ class Batch(NamedTuple):
 
 
 class _Cut(NamedTuple):
-    """One volume cut to where patches can reach: the patch centred on source voxel v starts at factor * v + shift."""
+    """One volume cut to where patches can reach; `origin` is the index that its first voxel had before."""
 
     channels: Floats
     inside: NDArray[np.bool_]
-    factor: int
-    shift: NDArray[np.int_]
+    alignment: Alignment
+    origin: NDArray[np.int_]
     edge: int
 
 
@@ -78,14 +78,13 @@ class PatchFeed:
         for head, places in zip(heads, self._places, strict=True):
             low, high = places.min(axis=0), places.max(axis=0)
             standard = standardise[source].apply(head.source)
-            self._sources.append(_cut(standard, head.source.mask, low, high, 1, np.zeros(3, dtype=int), patch_size))
+            self._sources.append(_cut(standard, head.source.mask, low, high, Alignment(1), patch_size))
             cuts = {}
             for platform, factor in upsampling.items():
                 volume = head.targets[platform]
                 edge = target_patch_size(patch_size, factor)
-                node = np.asarray(head.nodes[platform])
                 standard = standardise[platform].apply(volume)
-                cuts[platform] = _cut(standard, volume.mask, low, high, factor, node, edge)
+                cuts[platform] = _cut(standard, volume.mask, low, high, head.alignments[platform], edge)
             self._targets.append(cuts)
 
     def __len__(self) -> int:
@@ -126,18 +125,15 @@ def _cut(
     mask: NDArray[np.bool_],
     low: NDArray[np.int_],
     high: NDArray[np.int_],
-    factor: int,
-    node: NDArray[np.int_],
+    alignment: Alignment,
     edge: int,
 ) -> _Cut:
-    radius = edge // 2
-    first = factor * low + node - radius
-    last = factor * high + node + radius + 1
+    first, last = alignment.corner(low, edge), alignment.corner(high, edge) + edge
     return _Cut(
         np.ascontiguousarray(window(channels, first, last), dtype=np.float32),
         np.asarray(window(mask, first, last), dtype=bool),
-        factor,
-        node - radius - first,
+        alignment,
+        first,
         edge,
     )
 
@@ -147,6 +143,6 @@ def _gather(arrays: Sequence[NDArray[T]], cuts: Sequence[_Cut], places: NDArray[
     edge = cuts[0].edge
     out = np.empty((len(places), edge, edge, edge, *arrays[0].shape[3:]), dtype=arrays[0].dtype)
     for i, (array, cut, place) in enumerate(zip(arrays, cuts, places, strict=True)):
-        x, y, z = cut.factor * place[1:] + cut.shift
+        x, y, z = cut.alignment.corner(place[1:], edge) - cut.origin
         out[i] = array[x : x + edge, y : y + edge, z : z + edge]
     return out

@@ -6,13 +6,15 @@ two storage orders of one brain, paired by voxel index, correlate with 0.0003.
 
 import hashlib
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from harmonet.data.acquisition import Acquisition
 from harmonet.data.gradients import (
     B0_MAX,
     check_gradients,
@@ -35,19 +37,14 @@ FULL = 0.999  # a mask of this much of the grid masks nothing
 DARK = 0.01  # of the mask's median b0: below it a signal ratio is noise over noise
 
 
-@dataclass(frozen=True)
-class Acquisition:
-    """Where the files of one subject on one platform lie; `te` and `tr` hold one number per volume."""
+class _Protocol(NamedTuple):
+    """What the tables say of each volume, and which volumes to keep."""
 
-    subject: str
-    platform: str
-    dwi: Path
-    bval: Path
-    bvec: Path
-    mask: Path | None
-    te: Path | None = None
-    tr: Path | None = None
-    truth: Path | None = None
+    bvals: NDArray[np.float64]
+    bvecs: NDArray[np.float64]
+    keep: Mask
+    te: NDArray[np.float64] | None
+    tr: NDArray[np.float64] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,10 +89,14 @@ class Scan:
         mean: NDArray[np.float32] = np.compress(~self.is_dwi, self.signal, axis=-1).mean(axis=-1)
         return mean
 
+    @cached_property
+    def darkest(self) -> float:
+        """b0 at or below which no ratio can be formed: 1 % of its median in the mask, at least 0."""
+        return max(0.0, DARK * float(np.median(self.b0()[self.mask])))
+
     def dark(self) -> Mask:
-        """(X, Y, Z) true in the mask where b0 is at most 1 % of its median: no ratio can be formed."""
-        b0 = self.b0()
-        return self.mask & (b0 <= max(0.0, DARK * float(np.median(b0[self.mask]))))
+        """(X, Y, Z) true in the mask where b0 is so low that no ratio can be formed."""
+        return np.asarray(self.mask & (self.b0() <= self.darkest))
 
     def normalised(self) -> NDArray[np.float32]:
         """(X, Y, Z, D) diffusion-weighted signal over b0, within [0, 1]; 0 off the mask and where `dark`."""
@@ -105,6 +106,20 @@ class Scan:
         ratio = np.compress(self.is_dwi, self.signal, axis=-1)  # a copy, channels last in memory too
         ratio *= scale[..., None]
         return np.clip(ratio, 0, 1, out=ratio)
+
+    def rows(self, voxels: NDArray[np.int_], volumes: Mask, *, normalised: bool) -> NDArray[np.float32]:
+        """(V, N) signal of some voxels, given by their index in the flattened mask, in the chosen volumes.
+
+        Normalised: over b0, within [0, 1], and 0 where `dark`.
+        """
+        signal = self.signal.reshape(-1, self.signal.shape[-1])[voxels]
+        rows = np.compress(volumes, signal, axis=-1)
+        if not normalised:
+            return rows
+        b0 = np.compress(~self.is_dwi, signal, axis=-1).mean(axis=-1)
+        usable = b0 > self.darkest
+        rows *= np.divide(1, b0, out=np.zeros_like(b0), where=usable)[:, None]
+        return np.clip(rows, 0, 1, out=rows)
 
     def to_stored(self, volume: Volume) -> Volume:
         """(X', Y', Z'[, C]) the volume in the axis order of the file, to go with `stored.affine`."""
@@ -123,24 +138,15 @@ def read_scan(acquisition: Acquisition, *, auto_mask: bool = False) -> Scan:
         DataError: A file is missing, damaged, or does not fit the others.
     """
     image = read_nifti(acquisition.dwi)
-    if image.data.ndim != 4:
-        raise DataError(f"{image.path} has shape {image.data.shape}: a 4-D image, one volume per b-value, is needed.")
-    n = image.data.shape[3]
-    bvals = read_bvals(acquisition.bval)
-    if len(bvals) != n:
-        raise DataError(f"{acquisition.bval} has {len(bvals)} b-values, {image.path} has {n} volumes: find its own.")
-    bvecs = check_gradients(bvals, read_bvecs(acquisition.bvec, n), acquisition.bvec)
-    te = _times(acquisition.te, n, seconds_below=1)
-    tr = _times(acquisition.tr, n, seconds_below=100)
-    keep = _alike(te, bvals, acquisition.te) & _alike(tr, bvals, acquisition.tr)
-    _check_protocol(bvals[keep], bvecs[keep], acquisition)
-
-    signal = image.data if keep.all() else image.data[..., keep]
+    bvals, bvecs, keep, te, tr = _protocol(acquisition, image)
+    data = image.data if image.data.ndim == 4 else image.data[..., None]
+    signal = data if keep.all() else data[..., keep]
     mask, digests = _mask(acquisition, image, signal[..., bvals[keep] <= B0_MAX], auto_mask)
     signal, cleared = _finite(signal, mask, image.path)
     stored = Grid(_three(mask.shape), image.affine)
     turns = _orientation(stored)
-    tables = [path for path in (acquisition.bval, acquisition.bvec, acquisition.te, acquisition.tr) if path]
+    given = (acquisition.bval, acquisition.bvec, acquisition.te, acquisition.tr)
+    tables = [path for path in given if isinstance(path, Path)]
     return Scan(
         subject=acquisition.subject,
         platform=acquisition.platform,
@@ -157,9 +163,30 @@ def read_scan(acquisition: Acquisition, *, auto_mask: bool = False) -> Scan:
             **digests,
             **{path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in tables},
         },
-        dropped=int(n - keep.sum()),
+        dropped=int((~keep).sum()),
         cleared=cleared,
     )
+
+
+def _protocol(acquisition: Acquisition, image: Image) -> _Protocol:
+    """The gradient table and timing of an image, checked; a scalar image is one volume at b = 0."""
+    shape = image.data.shape
+    if acquisition.bval is None or acquisition.bvec is None:
+        if shape[3:] not in ((), (1,)):
+            raise DataError(f"{image.path} has shape {shape} and no gradient table: give its bval and bvec.")
+        return _Protocol(np.zeros(1), np.zeros((1, 3)), np.ones(1, dtype=bool), None, None)
+    if len(shape) != 4:
+        raise DataError(f"{image.path} has shape {shape}: a 4-D image, one volume per b-value, is needed.")
+    n = shape[3]
+    bvals = read_bvals(acquisition.bval)
+    if len(bvals) != n:
+        raise DataError(f"{acquisition.bval} has {len(bvals)} b-values, {image.path} has {n} volumes: find its own.")
+    bvecs = check_gradients(bvals, read_bvecs(acquisition.bvec, n), acquisition.bvec)
+    te = _times(acquisition.te, n, seconds_below=1)
+    tr = _times(acquisition.tr, n, seconds_below=100)
+    keep = _alike(te, bvals, acquisition.te) & _alike(tr, bvals, acquisition.tr)
+    _check_protocol(bvals[keep], bvecs[keep], acquisition)
+    return _Protocol(bvals, bvecs, keep, te, tr)
 
 
 def truth_scan(acquisition: Acquisition) -> Scan | None:
@@ -182,10 +209,12 @@ def _check_protocol(bvals: NDArray[np.float64], bvecs: NDArray[np.float64], acqu
         )
 
 
-def _times(path: Path | None, n: int, seconds_below: float) -> NDArray[np.float64] | None:
-    """(n,) times in ms; values so small that they can only be seconds are turned into ms."""
+def _times(path: Path | float | None, n: int, seconds_below: float) -> NDArray[np.float64] | None:
+    """(n,) times in ms; values in a file so small that they can only be seconds are turned into ms."""
     if path is None:
         return None
+    if not isinstance(path, Path):
+        return np.full(n, float(path))
     times = np.array([value for row in read_numbers(path) for value in row])
     if len(times) != n:
         raise DataError(f"{path} has {len(times)} values for {n} volumes: one per volume is needed.")
@@ -194,7 +223,7 @@ def _times(path: Path | None, n: int, seconds_below: float) -> NDArray[np.float6
     return times * 1000 if times.max() < seconds_below else times
 
 
-def _alike(times: NDArray[np.float64] | None, bvals: NDArray[np.float64], path: Path | None) -> Mask:
+def _alike(times: NDArray[np.float64] | None, bvals: NDArray[np.float64], path: Path | float | None) -> Mask:
     """(N,) true for volumes timed as the diffusion-weighted ones: another TE or TR weights b0 otherwise."""
     if times is None or not (bvals > B0_MAX).any():
         return np.ones(len(bvals), dtype=bool)

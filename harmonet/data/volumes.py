@@ -1,41 +1,30 @@
-"""A signal turned into channels on a grid, and a subject's volumes brought together."""
+"""Channels on a grid, and a subject's volumes brought together."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harmonet.data.scan import Scan
+from harmonet.data.gradients import NO_GRADIENTS, Gradients
 from harmonet.errors import DataError, ShapeError
-from harmonet.platforms import Grid, align
+from harmonet.platforms import Alignment, Grid, align
 
 T = TypeVar("T", bound=np.generic)
-
-SHELL_WIDTH = 50.0  # s/mm²: volumes this close to the shell belong to it
-
-
-class Encoder(Protocol):
-    """What this module needs of a representation."""
-
-    def encode(
-        self, signal: NDArray[np.float32], directions: NDArray[np.floating], mask: NDArray[np.bool_]
-    ) -> NDArray[np.float32]:
-        """Channels (X, Y, Z, C) of the normalised signal (X, Y, Z, N)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Volume:
     """Channels (X, Y, Z, C), 0 outside the mask (X, Y, Z), on a grid in closest-canonical axes.
 
-    `directions` (N, 3), world axes, are those that were measured; none for a volume that was predicted.
+    `gradients` are those that were measured; none for a scalar image or a volume that was predicted.
     """
 
     channels: NDArray[np.float32]
     mask: NDArray[np.bool_]
     grid: Grid
-    directions: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 3)))
+    gradients: Gradients = NO_GRADIENTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,49 +35,29 @@ class Head:
         subject: Name.
         source: What is read.
         targets: Platform to what is predicted.
-        nodes: Platform to the target index that lies on source voxel (0, 0, 0).
+        alignments: Platform to how its voxels lie on the source's.
     """
 
     subject: str
     source: Volume
     targets: Mapping[str, Volume]
-    nodes: Mapping[str, tuple[int, int, int]]
-
-
-def represent(scan: Scan, encoder: Encoder, shell: float) -> Volume:
-    """The channels of one shell of a scan.
-
-    Args:
-        scan: What was read.
-        encoder: The representation.
-        shell: b-value in s/mm².
-
-    Raises:
-        DataError: The scan has no such shell, or too few directions on it.
-    """
-    chosen = np.abs(scan.bvals[scan.is_dwi] - shell) <= SHELL_WIDTH
-    if not chosen.any():
-        found = ", ".join(f"{b:g}" for b in sorted(set(scan.bvals[scan.is_dwi])))
-        raise DataError(
-            f"{scan.subject} {scan.platform} has no volumes at b = {shell:g} s/mm², found {found}: choose one of these."
-        )
-    directions = scan.directions[scan.is_dwi][chosen]
-    try:
-        channels = encoder.encode(scan.normalised()[..., chosen], directions, scan.mask)
-    except DataError as error:
-        raise DataError(f"{scan.subject} {scan.platform}: {error}") from None
-    return Volume(channels, scan.mask, scan.grid, directions)
+    alignments: Mapping[str, Alignment]
 
 
 def bring_together(subject: str, source: Volume, targets: Mapping[str, Volume], upsampling: Mapping[str, int]) -> Head:
     """A head whose targets are found on the source through both affines."""
-    nodes = {}
+    alignments = {}
     for platform, volume in targets.items():
         try:
-            nodes[platform] = align(source.grid, volume.grid, upsampling[platform])
+            alignments[platform] = align(source.grid, volume.grid, upsampling[platform])
         except ShapeError as error:
             raise DataError(f"{subject} {platform}: {error}") from None
-    return Head(subject, source, dict(targets), nodes)
+        if alignments[platform].kind == "cell":
+            raise DataError(
+                f"{subject} {platform}: its voxels lie inside the source's and not on them (a shift of half a voxel): "
+                "resample the target so that the voxel centres coincide."
+            )
+    return Head(subject, source, dict(targets), alignments)
 
 
 def window(array: NDArray[T], low: NDArray[np.int_], high: NDArray[np.int_]) -> NDArray[T]:

@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harmonet.build import read_heads, representation, shell_of
+from harmonet.build import read_heads, representation, shells_of
 from harmonet.composer import Model
 from harmonet.data.layout import TravellingHeads
+from harmonet.data.represent import represent
 from harmonet.data.scan import truth_scan
-from harmonet.data.volumes import Head, represent
+from harmonet.data.volumes import Head
 from harmonet.errors import DataError, RunError
 from harmonet.evaluation.baselines import BASELINES
 from harmonet.inference import Where, predict_stages
-from harmonet.metrics.sh_error import sh_mse, sh_mse_by_order
+from harmonet.metrics.sh_error import sh_mse, sh_mse_by_group
 from harmonet.runs.folder import Trained, is_complete, load
 from harmonet.runs.train import SINGLES
 from harmonet.training.loop import Watch
@@ -32,7 +33,7 @@ class Score:
         platform, subject: What was predicted for whom.
         against: `target` (the noisy image) or `truth` (the noise-free one, known for simulated data).
         sh_mse: Mean squared error of the SH coefficients in the target's mask, raw units of S / S0.
-        by_order: The same for each l.
+        by_group: The same for each group of channels that the representation names, such as `l = 2`.
     """
 
     method: str
@@ -40,7 +41,7 @@ class Score:
     subject: str
     against: str
     sh_mse: float
-    by_order: Mapping[int, float]
+    by_group: Mapping[str, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +133,7 @@ def evaluate(
                 predicted.setdefault(method, {}).update(stage)
         for platform in head.targets:
             rows = _rows(head, platform, predicted, truths)
-            scores += _scores(head, platform, rows, truths)
+            scores += _scores(head, platform, rows, truths, first.representation.groups())
             if number == 0:
                 maps.append(_maps(head, platform, rows, truths))
     watch("evaluating", len(subjects) * len(members), len(subjects) * len(members), "done")
@@ -157,7 +158,13 @@ def _rows(
     return rows | {method: stage[platform] for method, stage in predicted.items() if platform in stage}
 
 
-def _scores(head: Head, platform: str, rows: Mapping[str, Floats], truths: Mapping[str, Floats]) -> Iterator[Score]:
+def _scores(
+    head: Head,
+    platform: str,
+    rows: Mapping[str, Floats],
+    truths: Mapping[str, Floats],
+    groups: Mapping[str, slice],
+) -> Iterator[Score]:
     """Errors of every method against the target, and against the truth where it is known."""
     target = head.targets[platform]
     references = {"target": target.channels} | ({"truth": truths[platform]} if platform in truths else {})
@@ -170,7 +177,7 @@ def _scores(head: Head, platform: str, rows: Mapping[str, Floats], truths: Mappi
                     head.subject,
                     against,
                     sh_mse(channels, reference, target.mask),
-                    sh_mse_by_order(channels, reference, target.mask),
+                    sh_mse_by_group(channels, reference, target.mask, groups),
                 )
 
 
@@ -231,8 +238,7 @@ def _members(run: Trained, *, with_name: bool) -> Iterator[tuple[str, Trained, M
 def _predict(name: str, run: Trained, model: Model, head: Head) -> Iterator[tuple[str, dict[str, Floats]]]:
     """Method name and raw channels by platform, one pair per stage."""
     source = run.standardise[run.task.source.name].apply(head.source)
-    factors = run.task.upsampling
-    where = {p: Where(head.targets[p].grid, factors[p], head.nodes[p]) for p in model.singles}
+    where = {p: Where(head.targets[p].grid, head.alignments[p]) for p in model.singles}
     stages = predict_stages(model, source, head.source.mask, where, run.recipe.model.patch_size)
     for number, stage in enumerate(stages):
         method = f"{name}, stage {number}" if len(stages) > 1 else name
@@ -241,10 +247,10 @@ def _predict(name: str, run: Trained, model: Model, head: Head) -> Iterator[tupl
 
 def _truths(dataset: TravellingHeads, subject: str, run: Trained) -> dict[str, Floats]:
     """Noise-free channels of each target platform, where the data set has them."""
-    encoder, shell = representation(run.recipe), shell_of(run.task)
+    encoder, shells = representation(run.recipe), shells_of(run.task)
     found = {}
     for platform in run.task.target_names:
         scan = truth_scan(dataset.acquisition(subject, platform))
         if scan is not None:
-            found[platform] = represent(scan, encoder, shell).channels
+            found[platform] = represent(scan, encoder, shells).channels
     return found

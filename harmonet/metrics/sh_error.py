@@ -1,9 +1,9 @@
 """Squared error of SH coefficients."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
-
-from harmonet import sh
 
 
 def sh_mse(prediction: NDArray[np.floating], truth: NDArray[np.floating], mask: NDArray[np.bool_]) -> float:
@@ -19,9 +19,12 @@ def sh_mse(prediction: NDArray[np.floating], truth: NDArray[np.floating], mask: 
     return float(np.mean((prediction[mask] - truth[mask]) ** 2, dtype=np.float64))
 
 
-def sh_mse_by_order(
-    prediction: NDArray[np.floating], truth: NDArray[np.floating], mask: NDArray[np.bool_]
-) -> dict[int, float]:
-    """The same for each l; high orders of few directions are mostly noise, and the total hides it."""
+def sh_mse_by_group(
+    prediction: NDArray[np.floating],
+    truth: NDArray[np.floating],
+    mask: NDArray[np.bool_],
+    groups: Mapping[str, slice],
+) -> dict[str, float]:
+    """The same for each group of channels; high orders of few directions are mostly noise, and the total hides it."""
     squares = np.asarray(np.mean((prediction[mask] - truth[mask]) ** 2, axis=0, dtype=np.float64))
-    return {l: float(squares[s].mean()) for l, s in sh.order_slices(sh.order_of(len(squares))).items()}
+    return {name: float(squares[channels].mean()) for name, channels in groups.items()}

@@ -111,8 +111,8 @@ def _error_panel(axes: Any, found: Mapping[str, Sequence[float]], *, logarithmic
     axes.set_axisbelow(True)
 
 
-def by_order(evaluation: EvaluationLike, out: Path) -> Path:
-    """`out`, a PNG of the error at each SH order l, one panel per platform, against the truth where it is known."""
+def by_group(evaluation: EvaluationLike, out: Path) -> Path:
+    """`out`, a PNG of the error in each group of channels, a panel per platform, against the truth where known."""
     reference = list(evaluation.references)[-1]
     platforms, methods = list(evaluation.platforms), list(evaluation.methods)
     figure = _figure(3.9 * len(platforms) + 2.2, 4.2)
@@ -121,18 +121,19 @@ def by_order(evaluation: EvaluationLike, out: Path) -> Path:
     for axes, platform in zip(panels, platforms, strict=True):
         for number, method in enumerate(methods):
             chosen = (method, platform, reference)
-            tables = [s.by_order for s in evaluation.scores if (s.method, s.platform, s.against) == chosen]
+            tables = [s.by_group for s in evaluation.scores if (s.method, s.platform, s.against) == chosen]
             if not tables:
                 continue
-            degrees = sorted(tables[0])
-            errors = [float(np.mean([table[l] for table in tables])) * SCALE for l in degrees]
+            groups = list(tables[0])
+            errors = [float(np.mean([table[name] for table in tables])) * SCALE for name in groups]
             marker = "osD^vPX*"[number % 8]
-            axes.plot(degrees, errors, marker=marker, markersize=5, color=colours[method], label=_plain(method))
-            axes.set_xticks(degrees)
+            axes.plot(
+                range(len(groups)), errors, marker=marker, markersize=5, color=colours[method], label=_plain(method)
+            )
+            axes.set_xticks(range(len(groups)), [_plain(name) for name in groups])
         axes.set_yscale("log")
         axes.grid(color="0.92", which="both")
         axes.set_title(_plain(f"{platform}, against {reference}"), fontsize=10)
-        axes.set_xlabel("SH order l")
     panels[0].set_ylabel(f"MSE per coefficient in {UNITS}")
     handles = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(list(handles.values()), list(handles), loc="outside right center", fontsize="small", frameon=False)

@@ -14,7 +14,7 @@ from typing import Any
 
 from harmonet.errors import OutputError, RunError
 from harmonet.files import foreign_in, staged, write_whole
-from harmonet.report.figures import by_order, error_bars, frames, picture
+from harmonet.report.figures import by_group, error_bars, frames, picture
 from harmonet.report.scored import BASELINES, NOISE, UNITS, EvaluationLike, MapsLike, summary
 from harmonet.report.slices import ORIENTATION
 from harmonet.report.verdict import answer_of, headline, verdicts
@@ -88,7 +88,7 @@ def _content(evaluation: EvaluationLike, runs: Sequence[Trained], folder: Path) 
     maps = {each.platform: each for each in evaluation.maps}
     charts = [
         _drawn("Error per method", "", folder / "errors.png", lambda out: error_bars(evaluation, out)),
-        _drawn("Error by SH order", "", folder / "by_order.png", lambda out: by_order(evaluation, out)),
+        _drawn("Error by SH order", "", folder / "by_order.png", lambda out: by_group(evaluation, out)),
     ]
     platforms = [_platform(maps.get(name), name, evaluation.label, runs[0], folder) for name in evaluation.platforms]
     described = [_run(run) for run in runs]
@@ -246,11 +246,11 @@ def _finite(value: Any) -> Any:
 
 def _csv(evaluation: EvaluationLike) -> str:
     """A line per score; errors in (S/S0)², not scaled."""
-    degrees = sorted({l for score in evaluation.scores for l in score.by_order})
+    groups = list(dict.fromkeys(name for score in evaluation.scores for name in score.by_group))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["method", "platform", "subject", "against", "sh_mse", *(f"sh_mse_l{l}" for l in degrees)])
+    writer.writerow(["method", "platform", "subject", "against", "sh_mse", *(f"sh_mse {name}" for name in groups)])
     for s in evaluation.scores:
-        orders = [s.by_order.get(l, "") for l in degrees]
-        writer.writerow([s.method, s.platform, s.subject, s.against, s.sh_mse, *orders])
+        parts = [s.by_group.get(name, "") for name in groups]
+        writer.writerow([s.method, s.platform, s.subject, s.against, s.sh_mse, *parts])
     return out.getvalue()

@@ -1,5 +1,6 @@
 """Spherical harmonics of the b0-normalised signal."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,78 +8,80 @@ from numpy.typing import NDArray
 
 from harmonet import sh
 from harmonet.errors import DataError
+from harmonet.representation import Representation, Rewrite, Rows, Table
 
-CHUNK = 8192  # voxels per matrix product: keeps the working set in cache and memory bounded
+SHELL_TOLERANCE = 50.0  # s/mm² to each side: as everywhere in this package
 
 
-class SHSignal:
-    """Even real SH coefficients of S / S0 on one shell; invertible on the sphere, not in the measured noise.
+class SHSignal(Representation):
+    """Even real SH coefficients of S / S0, shell after shell; invertible on the sphere, not in the measured noise.
 
     Args:
-        order: Even SH order; 6 has 28 coefficients.
+        shells: b-values in s/mm².
+        order: Even SH order; 6 has 28 coefficients on each shell.
         laplace_beltrami: Weight of the penalty on curvature.
     """
 
-    def __init__(self, order: int = 6, laplace_beltrami: float = sh.LAPLACE_BELTRAMI) -> None:
+    def __init__(self, shells: Sequence[float], order: int = 6, laplace_beltrami: float = sh.LAPLACE_BELTRAMI) -> None:
+        self.shells = tuple(shells)
         self.order = order
         self.laplace_beltrami = laplace_beltrami
-        self.channels = sh.n_coefficients(order)
+        self.channels = sh.n_coefficients(order) * len(self.shells)
 
-    def encode(
-        self, signal: NDArray[np.float32], directions: NDArray[np.floating], mask: NDArray[np.bool_]
-    ) -> NDArray[np.float32]:
-        """Coefficients of the signal inside the mask, 0 outside.
+    def encoder(self, bvals: Table, directions: Table) -> Rewrite:
+        """Least squares on each shell; refuses directions that are too few or too badly spread for the order."""
+        matrix = np.zeros((len(bvals), self.channels))
+        for columns, rows in zip(self._blocks(), self._rows(bvals), strict=True):
+            self._check(directions[rows])
+            matrix[rows, columns] = sh.fit_matrix(directions[rows], self.order, self.laplace_beltrami).T
 
-        Args:
-            signal: S / S0, (X, Y, Z, N).
-            directions: (N, 3) unit vectors, world axes.
-            mask: (X, Y, Z).
+        def encode(signal: Rows) -> Rows:
+            return np.asarray(signal.astype(np.float64) @ matrix, dtype=np.float32)
 
-        Returns:
-            (X, Y, Z, C).
+        return encode
 
-        Raises:
-            DataError: The directions do not determine so many coefficients.
-        """
-        self.check(directions)
-        matrix = sh.fit_matrix(directions, self.order, self.laplace_beltrami).T
-        inside = np.flatnonzero(mask)
-        voxels = signal.reshape(-1, signal.shape[-1])
-        coefficients = np.zeros((mask.size, self.channels), dtype=np.float32)
-        for start in range(0, inside.size, CHUNK):
-            chunk = inside[start : start + CHUNK]
-            coefficients[chunk] = voxels[chunk].astype(np.float64) @ matrix
-        return coefficients.reshape(*mask.shape, self.channels)
+    def decoder(self, bvals: Table, directions: Table) -> Rewrite:
+        """The series evaluated along the directions."""
+        matrix = np.zeros((self.channels, len(bvals)))
+        for columns, rows in zip(self._blocks(), self._rows(bvals), strict=True):
+            matrix[columns, rows] = sh.basis_matrix(directions[rows], self.order).T
 
-    def check(self, directions: NDArray[np.floating]) -> None:
-        """Refuse directions (N, 3) that cannot carry the order: too few, or too badly spread."""
-        n = len(directions)
-        self.check_count(n)
-        rank = int(np.linalg.matrix_rank(sh.basis_matrix(directions, self.order)))
-        if rank < self.channels:
-            raise DataError(
-                f"the {n} directions repeat or lie in a plane: they determine {rank} of {self.channels} coefficients "
-                f"of SH order {self.order}; use a lower order."
-            )
+        def decode(channels: Rows) -> Rows:
+            return np.asarray(channels.astype(np.float64) @ matrix, dtype=np.float32)
+
+        return decode
+
+    def groups(self) -> dict[str, slice]:
+        """One group for each l, on each shell."""
+        several = len(self.shells) > 1
+        return {
+            (f"b = {shell:g}, l = {l}" if several else f"l = {l}"): slice(block.start + s.start, block.start + s.stop)
+            for shell, block in zip(self.shells, self._blocks(), strict=True)
+            for l, s in sh.order_slices(self.order).items()
+        }
+
+    def turn(self, rotation: Table) -> Table:
+        """The same rotation of the sphere on each shell."""
+        matrix = np.zeros((self.channels, self.channels))
+        for block in self._blocks():
+            matrix[block, block] = sh.rotation(rotation, self.order)
+        return matrix
 
     def check_count(self, n: int) -> None:
         """Refuse a number of directions that is too small for the order."""
+        needed = sh.n_coefficients(self.order)
         best = max(order for order in range(0, self.order + 1, 2) if sh.n_coefficients(order) <= max(n, 1))
         if best < self.order:
             raise DataError(
-                f"{n} directions cannot give SH order {self.order} ({self.channels} coefficients): "
+                f"{n} directions cannot give SH order {self.order} ({needed} coefficients): "
                 f"use order {best} ({sh.n_coefficients(best)} coefficients)."
             )
 
-    def decode(self, coefficients: NDArray[np.float32], directions: NDArray[np.floating]) -> NDArray[np.float32]:
-        """The signal S / S0 along the directions, (..., C) to (..., N)."""
-        matrix = sh.basis_matrix(directions, self.order).T
-        return np.asarray(coefficients @ matrix.astype(np.float32))
-
     def sidecar(self) -> dict[str, Any]:
-        """What a reader of the coefficients must know, in the keys of BIDS' BEP016."""
+        """Basis and degree, in the keys of BIDS' BEP016."""
         return {
             "ModelDescription": "Spherical harmonics of the b0-normalised diffusion signal",
+            "Shells": list(self.shells),
             "OrientationEncoding": {
                 "EncodingAxis": 3,
                 "Reference": "xyz",
@@ -88,3 +91,22 @@ class SHSignal:
             },
             "HarmonetBasis": {"name": sh.BASIS, "legacy": sh.LEGACY, "laplace_beltrami": self.laplace_beltrami},
         }
+
+    def _blocks(self) -> list[slice]:
+        """The channels of each shell."""
+        n = sh.n_coefficients(self.order)
+        return [slice(n * place, n * (place + 1)) for place in range(len(self.shells))]
+
+    def _rows(self, bvals: Table) -> list[NDArray[np.intp]]:
+        """The volumes of each shell."""
+        return [np.flatnonzero(np.abs(bvals - shell) <= SHELL_TOLERANCE) for shell in self.shells]
+
+    def _check(self, directions: Table) -> None:
+        n, needed = len(directions), sh.n_coefficients(self.order)
+        self.check_count(n)
+        rank = int(np.linalg.matrix_rank(sh.basis_matrix(directions, self.order)))
+        if rank < needed:
+            raise DataError(
+                f"the {n} directions repeat or lie in a plane: they determine {rank} of {needed} coefficients "
+                f"of SH order {self.order}; use a lower order."
+            )

@@ -20,6 +20,7 @@ from harmonet.blocks.connection import count_parameters
 from harmonet.build import is_folder, model_for, representation, taps_for
 from harmonet.composer import Model, Single, Wire, build_single, wiring
 from harmonet.composer import compose as compose_modules
+from harmonet.data.gradients import Gradients
 from harmonet.data.splits import Split
 from harmonet.data.standardise import Standardisation
 from harmonet.errors import NotFoundError, RunError, ShapeError
@@ -27,6 +28,7 @@ from harmonet.files import sha256, write_whole
 from harmonet.fusion import Fusion
 from harmonet.platforms import Task
 from harmonet.recipe import Recipe, read_recipe, to_toml
+from harmonet.representation import Representation
 
 FORMAT = 1
 MODEL, RECIPE, WEIGHTS, HISTORY = "model.json", "recipe.toml", "weights.safetensors", "history.jsonl"
@@ -46,7 +48,7 @@ class Trained:
         representation: How signals become channels.
         standardise: Platform to statistics of the training subjects.
         split: Who trained, validated and tests.
-        directions: Platform to its directions (N, 3), world axes, as the first training subject had them.
+        gradients: Platform to its gradient table in the shells, as the first training subject had it.
         facts: The rest of model.json.
     """
 
@@ -55,10 +57,10 @@ class Trained:
     model: Model
     networks: Mapping[str, str]
     options: Mapping[str, Mapping[str, Any]]
-    representation: Any
+    representation: Representation
     standardise: Mapping[str, Standardisation]
     split: Split
-    directions: Mapping[str, np.ndarray[Any, np.dtype[np.float64]]]
+    gradients: Mapping[str, Gradients]
     facts: Mapping[str, Any]
 
     @property
@@ -87,7 +89,7 @@ def write_run(
     options: Mapping[str, Mapping[str, Any]] | None = None,
     standardise: Mapping[str, Standardisation],
     split: Split,
-    directions: Mapping[str, Any],
+    gradients: Mapping[str, Gradients],
     facts: Mapping[str, Any],
     draw: Callable[[Path, Sequence[Mapping[str, Any]]], Sequence[Path]],
 ) -> None:
@@ -95,7 +97,7 @@ def write_run(
 
     Args:
         folder: The run folder.
-        recipe, model, history, networks, standardise, split, directions: What the run is.
+        recipe, model, history, networks, standardise, split, gradients: What the run is.
         options: Platform to its network's options; the recipe's where None.
         facts: Further keys of model.json.
         draw: Draws the curves into the folder and returns their files.
@@ -119,7 +121,10 @@ def write_run(
         "representation": recipe.representation.model_dump() | {"sidecar": representation(recipe).sidecar()},
         "standardisation": {name: {"mean": s.mean.tolist(), "std": s.std.tolist()} for name, s in standardise.items()},
         "split": asdict(split),
-        "directions": {name: np.asarray(table).tolist() for name, table in directions.items()},
+        "gradients": {
+            name: {"bvals": table.bvals.tolist(), "directions": table.directions.tolist()}
+            for name, table in gradients.items()
+        },
         "artefacts": {path.relative_to(folder).as_posix(): sha256(path) for path in artefacts},
     }
     write_whole(folder / MODEL, (json.dumps(content, indent=1) + "\n").encode())
@@ -165,7 +170,10 @@ def load(folder: Path | str) -> Trained:
             for name, s in facts["standardisation"].items()
         },
         split=Split(**{part: tuple(names) for part, names in facts["split"].items()}),
-        directions={name: np.asarray(table) for name, table in facts["directions"].items()},
+        gradients={
+            name: Gradients(np.asarray(table["bvals"]), np.asarray(table["directions"]).reshape(-1, 3))
+            for name, table in facts["gradients"].items()
+        },
         facts=facts,
     )
 

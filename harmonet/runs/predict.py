@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harmonet.build import check_voxels, shell_of
+from harmonet.build import check_voxels, shells_of
 from harmonet.composer import answers
 from harmonet.data.gradients import from_world, write_gradients
 from harmonet.data.nifti import write_nifti
+from harmonet.data.represent import decoded, represent
 from harmonet.data.scan import Scan
-from harmonet.data.volumes import Volume, represent
+from harmonet.data.volumes import Volume
 from harmonet.errors import OutputError
 from harmonet.files import sha256, write_whole
 from harmonet.inference import Where, predict_stages
-from harmonet.platforms import Grid
+from harmonet.platforms import Alignment, Grid
 from harmonet.runs.folder import MODEL, Trained
 from harmonet.training.loop import Watch
 
@@ -60,9 +61,11 @@ def predict(
     for name in names:
         run.task.target(name)
     check_voxels(scan, run.task.source)
-    source = represent(scan, run.representation, shell_of(run.task))
+    source = represent(scan, run.representation, shells_of(run.task))
     factors = run.task.upsampling
-    where = {name: Where(source.grid.refined(factors[name]), factors[name]) for name in run.task.target_names}
+    where = {
+        name: Where(source.grid.refined(factors[name]), Alignment(factors[name])) for name in run.task.target_names
+    }
     stages = predict_stages(
         run.model,
         run.standardise[run.task.source.name].apply(source),
@@ -129,9 +132,8 @@ def refuse_taken(platforms: Iterable[str], out: Path, name: str, *, force: bool)
 
 
 def _write_one(run: Trained, scan: Scan, prediction: Prediction, platform: str, stem: Path) -> None:
-    volume, shell = prediction.volume, shell_of(run.task)
-    directions = run.directions[platform]
-    signal = run.representation.decode(volume.channels, directions)
+    volume, (bvals, directions) = prediction.volume, run.gradients[platform]
+    signal = decoded(run.representation, volume, run.gradients[platform])
     outside = int(((signal < 0) | (signal > 1))[volume.mask].sum())
     signal = np.clip(signal, 0, 1) * (prediction.b0 * volume.mask)[..., None]
     dwi = np.concatenate([(prediction.b0 * volume.mask)[..., None], signal], axis=-1)
@@ -141,9 +143,7 @@ def _write_one(run: Trained, scan: Scan, prediction: Prediction, platform: str, 
     write_nifti(Path(f"{stem}_sh.nii.gz"), scan.to_stored(volume.channels), affine, description="harmonet SH")
     write_nifti(Path(f"{stem}_dwi.nii.gz"), scan.to_stored(dwi), affine, description="harmonet DWI")
     write_nifti(Path(f"{stem}_mask.nii.gz"), scan.to_stored(volume.mask), affine, description="harmonet mask")
-    write_gradients(
-        Path(f"{stem}_dwi.bval"), Path(f"{stem}_dwi.bvec"), np.r_[0.0, np.full(len(directions), shell)], table
-    )
+    write_gradients(Path(f"{stem}_dwi.bval"), Path(f"{stem}_dwi.bvec"), np.r_[0.0, bvals], table)
     write_whole(Path(f"{stem}_sh.json"), _json(common | run.representation.sidecar()))
     extra = {
         "B0": "mean b = 0 image of the input, interpolated to this grid; it multiplies the predicted S / S0",

@@ -13,6 +13,7 @@ import torch
 
 from harmonet.build import is_folder, model_for, network_for, read_heads, seed_for
 from harmonet.composer import Model
+from harmonet.data.gradients import Gradients
 from harmonet.data.layout import TravellingHeads
 from harmonet.data.patches import PatchFeed
 from harmonet.data.splits import Split, split_subjects
@@ -49,7 +50,7 @@ class _Material:
     train: Sequence[Head]
     validation: Sequence[Head]
     standardise: Mapping[str, Standardisation]
-    directions: Mapping[str, Any]
+    gradients: Mapping[str, Gradients]
     facts: Mapping[str, Any]
     watch: Watch
 
@@ -162,8 +163,8 @@ def _gather(recipe: Recipe, dataset: TravellingHeads, split: Split, watch: Watch
         "data": {"root": dataset.root.name, "facts": dict(dataset.facts)},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    directions = {platform: volume.directions for platform, volume in train[0].targets.items()}
-    return _Material(recipe, split, train, validation, standardise, directions, facts, watch)
+    gradients = {platform: volume.gradients for platform, volume in train[0].targets.items()}
+    return _Material(recipe, split, train, validation, standardise, gradients, facts, watch)
 
 
 def _candidate(material: _Material, platform: str, candidate: str, out: Path) -> Trained:
@@ -266,7 +267,7 @@ def _finish(
         options=options,
         standardise={name: material.standardise[name] for name in names},
         split=material.split,
-        directions={name: material.directions[name] for name in recipe.task.target_names},
+        gradients={name: material.gradients[name] for name in recipe.task.target_names},
         facts={**material.facts, **facts},
         draw=draw_curves,
     )

@@ -1,0 +1,33 @@
+"""Where the files of one subject on one platform lie."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """The files of one subject on one platform.
+
+    Attributes:
+        subject, platform: Their names.
+        dwi: The image; of a scalar modality (T1, T2, FLAIR), that.
+        bval, bvec: The gradient table (FSL); None for a scalar image.
+        mask: The brain, None where there is no file.
+        te, tr: Echo and repetition time: a file with one number per volume, one number in ms for all, or None.
+        truth: The noise-free image of a simulated acquisition.
+    """
+
+    subject: str
+    platform: str
+    dwi: Path
+    bval: Path | None
+    bvec: Path | None
+    mask: Path | None
+    te: Path | float | None = None
+    tr: Path | float | None = None
+    truth: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """Subject and platform, for messages."""
+        return f"{self.subject} {self.platform}"
