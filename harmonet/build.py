@@ -1,27 +1,20 @@
 """How a recipe's words become objects: options, representation, data, networks, models."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from harmonet import plugins
 from harmonet.composer import Model, Single, build_network, build_single, compose
 from harmonet.data.gradients import SHELL_TOLERANCE
-from harmonet.data.layout import TravellingHeads, describe
-from harmonet.data.represent import represent
-from harmonet.data.scan import Scan, read_scan
-from harmonet.data.volumes import Head, bring_together
-from harmonet.errors import DataError, NotFoundError, RecipeError, nearest
-from harmonet.platforms import Platform, Task
+from harmonet.errors import DataError, NotFoundError, RecipeError
+from harmonet.platforms import Task
 from harmonet.recipe import PlatformTable, Recipe, parse
 from harmonet.representation import Representation
-from harmonet.training.loop import Watch
 
 
 def create_network(
@@ -35,12 +28,15 @@ def create_network(
     return build_network(plugins.network(name), in_channels, out_channels, upsampling, options)
 
 
-def representation(recipe: Recipe) -> Representation:
+def representation_of(recipe: Recipe) -> Representation:
     """The recipe's representation, of the shells that source and targets share."""
     entry = plugins.representation(recipe.representation.name)
     entry.check_options(recipe.representation.options)
     shells = shells_of(recipe.task)
-    built: Representation = entry.load()(shells, **recipe.representation.options)
+    try:
+        built: Representation = entry.load()(shells, **recipe.representation.options)
+    except (TypeError, ValueError) as error:  # an option of the wrong kind, such as text for a number
+        raise RecipeError(f"representation {entry.name} cannot be built with its options: {error}.") from None
     if built.uses_gradients and not shells:
         found = ", ".join(f"{p.name} {list(p.shells)}" for p in (recipe.task.source, *recipe.task.targets))
         raise RecipeError(f"source and targets must share a shell, found {found}: leave a platform out.")
@@ -69,7 +65,7 @@ def seed_for(recipe: Recipe, *words: str) -> int:
 
 def network_for(recipe: Recipe, platform: str, name: str) -> nn.Module:
     """A fresh candidate network for one platform; its weights depend on the recipe's seed, platform and name only."""
-    channels = representation(recipe).channels
+    channels = representation_of(recipe).channels
     with torch.random.fork_rng([]):
         torch.manual_seed(seed_for(recipe, platform, name))
         return build_single(name, channels, recipe.task.upsampling[platform], recipe.model.options)
@@ -100,35 +96,11 @@ def model_for(recipe: Recipe, singles: Mapping[str, Single], names: Mapping[str,
             recipe.model.fusion,
             recipe.model.refine or None,
             upsampling={p: f for p, f in recipe.task.upsampling.items() if p in singles},
-            channels=representation(recipe).channels,
+            channels=representation_of(recipe).channels,
             patch_size=recipe.model.patch_size,
             taps={p: layers for p, layers in taps.items() if layers is not None},
             options=recipe.model.options,
         )
-
-
-def task_of(dataset: TravellingHeads, source: str, shells: Sequence[float] = ()) -> Task:
-    """The platforms of a data set, as the files of their first subject have them.
-
-    Args:
-        dataset: Travelling heads.
-        source: The platform that is read.
-        shells: The b-values to use, in s/mm²; all where none are given.
-    """
-    if source not in dataset.platforms:
-        raise NotFoundError(f"{dataset.root} has no platform {source!r}. {nearest(source, dataset.platforms)}")
-    platforms = {}
-    for name in dataset.platforms:
-        subject = dataset.subjects_with([name])[0]
-        platform = describe([read_scan(dataset.acquisition(subject, name))])
-        for shell in shells:
-            if not any(abs(b - shell) <= SHELL_TOLERANCE for b in platform.shells):
-                raise DataError(f"{subject} {name} has no shell at b = {shell:g} s/mm², only {list(platform.shells)}.")
-        if shells:
-            platform = replace(platform, shells=tuple(shells))
-        platforms[name] = platform
-    targets = tuple(platform for name, platform in platforms.items() if name != source)
-    return Task(platforms[source], targets)
 
 
 def recipe_of(
@@ -139,11 +111,26 @@ def recipe_of(
     refine: Iterable[str] | None = None,
     taps: Mapping[str, list[str]] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
-    order: int = 6,
+    representation: str = "sh_signal",
+    order: int | None = None,
+    split: str | None = None,
     patch_size: int = 11,
     note: str = "",
 ) -> Recipe:
     """A complete recipe: names and options are known, and every default is filled in.
+
+    Args:
+        task: Source and targets.
+        candidates: Target platform to names of networks or run folders.
+        fusion: Name of a fusion.
+        refine: Platforms that the fusion predicts in later stages; all where None.
+        taps: Network, or `platform.network`, to layer names.
+        options: Name of a network, the fusion or the representation to its options.
+        representation: Its name.
+        order: Its option `order`, for one that has it.
+        split: `paper`, or a fold such as `2/5`; the recipe's default where None.
+        patch_size: Edge of a source patch in voxels.
+        note: For people.
 
     Raises:
         NotFoundError: A network, fusion, platform or option is not known.
@@ -154,6 +141,9 @@ def recipe_of(
     used: dict[str, Any] = dict(entries)
     if fusion is not None:
         used[fusion] = plugins.fusion(fusion)
+    used[representation] = plugins.representation(representation)
+    if order is not None:
+        chosen.setdefault(representation, {})["order"] = order
     for name in chosen:
         if name not in used:
             raise NotFoundError(f"options are given for {name!r}, which this recipe does not use: {', '.join(used)}.")
@@ -168,7 +158,8 @@ def recipe_of(
         "note": note,
         "source": PlatformTable.of(task.source).model_dump(),
         "target": [PlatformTable.of(platform).model_dump() for platform in task.targets],
-        "representation": {"options": plugins.representation("sh_signal").options() | {"order": order}},
+        "representation": {"name": representation, "options": chosen.pop(representation)},
+        "split": {} if split is None else {"scheme": "paper"} if split == "paper" else {"test": split},
         "model": {
             "candidates": {platform: list(names) for platform, names in candidates.items()},
             "fusion": fusion,
@@ -179,49 +170,16 @@ def recipe_of(
         },
     }
     recipe = parse(tables, "of this command")
+    encoder = representation_of(recipe)
     for platform in (task.source, *task.targets):
-        try:
-            representation(recipe).check_count(platform.directions)
-        except DataError as error:
-            raise RecipeError(f"{platform.name}: {error}") from None
+        if len(platform.shells) == 1:  # with several, how many lie on each is known from the files only
+            try:
+                encoder.check_count(platform.directions)
+            except DataError as error:
+                raise RecipeError(f"{platform.name}: {error}") from None
     return recipe
 
 
 def _plain(value: Any) -> bool:
     """Whether a default can stand in TOML; None (no value) cannot and stays the code's default."""
     return isinstance(value, bool | int | float | str | list | tuple)
-
-
-def read_heads(
-    dataset: TravellingHeads, subjects: Iterable[str], recipe: Recipe, watch: Watch, *, auto_mask: bool = False
-) -> list[Head]:
-    """The subjects' volumes, represented and brought together; not yet standardised."""
-    task, encoder = recipe.task, representation(recipe)
-    shells = shells_of(task)
-    expected = {platform.name: platform for platform in (task.source, *task.targets)}
-    names = list(subjects)
-    heads = []
-    for number, subject in enumerate(names):
-        volumes = {}
-        for platform in (task.source.name, *task.target_names):
-            scan = read_scan(dataset.acquisition(subject, platform), auto_mask=auto_mask)
-            check_voxels(scan, expected[platform])
-            volumes[platform] = represent(scan, encoder, shells)
-        source = volumes.pop(task.source.name)
-        heads.append(bring_together(subject, source, volumes, task.upsampling))
-        watch("reading", number + 1, len(names), subject)
-    return heads
-
-
-def check_voxels(scan: Scan, platform: Platform) -> None:
-    """Refuse a scan whose voxels are not those that the recipe was made for."""
-    found, wanted = np.asarray(scan.grid.voxel_size), np.asarray(platform.voxel_size)
-    if np.abs(found - wanted).max() > 0.01 * wanted.max():
-        raise DataError(
-            f"{scan.subject} {scan.platform} has voxels of {_mm(found)}, the recipe says {_mm(wanted)}: "
-            "make the recipe from these data (harmonet compose --data)."
-        )
-
-
-def _mm(size: Iterable[float]) -> str:
-    return " x ".join(f"{edge:.3g}" for edge in size) + " mm"

@@ -3,7 +3,8 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -11,6 +12,10 @@ from typing import BinaryIO
 from harmonet.errors import DataError, OutputError
 
 AGAIN = "copy it again from its source"
+MEMORY_GROUPS = {  # controllers of a group to where it is mounted and what its files are called: version 2, version 1
+    "": ("", "memory.max", "memory.current"),
+    "memory": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+}
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -78,6 +83,24 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def told_apart(paths: Sequence[Path]) -> list[str]:
+    """A name for each of several files: its own, and as many of its folders as tell it from the others.
+
+    >>> told_apart([Path("a/dwi.nii"), Path("b/mask.nii"), Path("b/dwi.nii")])
+    ['a/dwi.nii', 'mask.nii', 'b/dwi.nii']
+    """
+
+    def name(path: Path) -> str:
+        others = [other for other in paths if other != path]
+        for depth in range(1, len(path.parts)):
+            tail = path.parts[-depth:]
+            if all(other.parts[-depth:] != tail for other in others):
+                return "/".join(tail)
+        return path.as_posix()
+
+    return [name(path) for path in paths]
+
+
 def check_readable(path: Path) -> None:
     """Nothing, where `path` holds content; the commonest ways of holding none are told apart.
 
@@ -109,7 +132,11 @@ def check_readable(path: Path) -> None:
 
 
 def free_memory() -> int:
-    """Bytes of memory that can be taken without swapping, as far as the system tells."""
+    """Bytes of memory that can be taken without swapping, as far as the system and the control group tell."""
+    return min(_free_in_system(), *_free_in_groups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")))
+
+
+def _free_in_system() -> int:
     with suppress(OSError, ValueError, IndexError):
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
@@ -117,3 +144,32 @@ def free_memory() -> int:
     with suppress(OSError, ValueError, AttributeError):
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     return 4 << 30
+
+
+def _free_in_groups(membership: Path, root: Path) -> list[int]:
+    """Bytes left in each of the control groups that hold this process, where they are limited (a container, a job).
+
+    Args:
+        membership: Says which groups those are.
+        root: Where the groups are mounted.
+    """
+    found: list[int] = []
+    with suppress(OSError, ValueError):
+        for line in membership.read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            if controllers in MEMORY_GROUPS:
+                folder, limit, usage = MEMORY_GROUPS[controllers]
+                parts = Path(group.lstrip("/")).parts
+                for depth in range(len(parts) + 1):
+                    found += _free_in_group(root.joinpath(folder, *parts[:depth]), limit, usage)
+    return found or [sys.maxsize]
+
+
+def _free_in_group(folder: Path, limit: str, usage: str) -> list[int]:
+    with suppress(OSError, ValueError):  # no such group, or its limit is "max"
+        most, taken = (int((folder / name).read_text()) for name in (limit, usage))
+        lines = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        # What files have left in memory counts as used, but is given back when it is needed.
+        cached = sum(int(value) for name, value in lines if name in ("active_file", "inactive_file"))
+        return [max(0, most - taken + cached)]
+    return []

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from harmonet.composer import Model
 from harmonet.data.volumes import window
-from harmonet.platforms import Alignment, Grid, target_patch_size
+from harmonet.platforms import Alignment, Grid
 
 CORE = 5  # source voxels kept of each patch
 BATCH = 24
@@ -66,7 +66,7 @@ def predict_stages(
             ]
         for out, stage in zip(stages, predicted, strict=True):
             for platform, values in stage.items():
-                _keep_cores(out[platform], values.movedim(1, -1).cpu().numpy(), chunk, where[platform], patch_size)
+                _keep_cores(out[platform], values.movedim(1, -1).cpu().numpy(), chunk, where[platform])
         if watch is not None:
             watch(start + len(chunk), len(centres))
     return stages
@@ -89,10 +89,9 @@ def tile_centres(mask: NDArray[np.bool_]) -> NDArray[np.int_]:
     return np.array([c for c in centres if window(mask, c - reach, c + reach + 1).any()])
 
 
-def _keep_cores(out: Floats, patches: Floats, centres: NDArray[np.int_], where: Where, patch_size: int) -> None:
-    """Copy the core of each target patch to its place."""
-    factor = where.alignment.factor
-    edge = target_patch_size(patch_size, factor)
+def _keep_cores(out: Floats, patches: Floats, centres: NDArray[np.int_], where: Where) -> None:
+    """Copy the core of each target patch to its place; the patches' own size says where they begin."""
+    factor, edge = where.alignment.factor, patches.shape[1]
     shape = np.asarray(where.grid.shape)
     for patch, centre in zip(patches, centres, strict=True):
         first = where.alignment.corner(centre, edge)

@@ -13,6 +13,7 @@ from harmonet.errors import DataError, NotFoundError, ShapeError, nearest
 Affine = NDArray[np.float64]
 Indices = NDArray[np.int_]
 Triple = tuple[float, float, float]
+Kind = Literal["node", "cell"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -79,18 +80,25 @@ class Task:
 
 
 def upsampling_between(source: Platform, target: Platform) -> int:
-    """Ratio of voxel sizes, 1 or 2; anything else is refused.
+    """The factor, 1 or 2, that is nearest to the ratio of voxel sizes (mean over the axes).
 
-    >>> upsampling_between(Platform("a", (2.4, 2.4, 2.4), (1200,), 30), Platform("b", (1.2, 1.2, 1.2), (1200,), 60))
+    The ratio need not be whole: a target that does not nest in the source's grid is resampled to the nearest grid
+    that does (see `harmonet.data.volumes.bring_together`), and the run says so.
+
+    Raises:
+        ShapeError: The mean ratio lies outside 0.75 to 2.6, or one axis is more than 35 % away from the factor.
+
+    >>> upsampling_between(Platform("a", (2.4, 2.4, 2.4), (1200,), 30), Platform("b", (1.25, 1.25, 1.25), (1200,), 60))
     2
     """
     ratios = np.asarray(source.voxel_size) / np.asarray(target.voxel_size)
-    factor = round(float(ratios.mean()))
-    if factor not in (1, 2) or np.abs(ratios - factor).max() > 1e-3 * factor:
+    mean = float(ratios.mean())
+    factor = 1 if mean < 1.5 else 2
+    if not 0.75 <= mean <= 2.6 or np.abs(ratios - factor).max() > 0.35 * factor:
         found = " x ".join(f"{ratio:.3g}" for ratio in ratios)
         raise ShapeError(
-            f"{source.name} to {target.name} needs a voxel ratio of 1 or 2 on every axis, found {found}: "
-            "resample one of them to such a grid."
+            f"{source.name} to {target.name} needs a voxel ratio near 1 or 2 on every axis, found {found}: "
+            "resample one of them, or leave it out."
         )
     return factor
 
@@ -138,15 +146,28 @@ class Grid:
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(x), float(y), float(z)
 
-    def refined(self, factor: int) -> "Grid":
-        """The node-aligned grid of `factor` times finer voxels that spans the same voxel centres.
+    @property
+    def cosines(self) -> Affine:
+        """(3, 3) directions of the voxel axes in the world: the orthogonal matrix nearest to the affine's."""
+        u, _, vt = np.linalg.svd(self.affine[:3, :3] / np.asarray(self.voxel_size))
+        return np.asarray(u @ vt)
+
+    def refined(self, factor: int, kind: Kind = "node") -> "Grid":
+        """The grid of `factor` times finer voxels that is aligned with this one.
+
+        A node-aligned one spans the same voxel centres, a cell-aligned one the same field of view.
 
         >>> grid = Grid((10, 10, 10), np.diag([2.4, 2.4, 2.4, 1.0]))
-        >>> grid.refined(2).shape, grid.refined(2).voxel_size[0]
-        ((19, 19, 19), 1.2)
+        >>> grid.refined(2).shape, grid.refined(2).affine[:3, 3].tolist()
+        ((19, 19, 19), [0.0, 0.0, 0.0])
+        >>> grid.refined(2, "cell").shape, grid.refined(2, "cell").affine[:3, 3].tolist()
+        ((20, 20, 20), [-0.6, -0.6, -0.6])
         """
-        x, y, z = (factor * (n - 1) + 1 for n in self.shape)
-        return Grid((x, y, z), self.affine @ np.diag([1 / factor, 1 / factor, 1 / factor, 1]))
+        x, y, z = (factor * (n - 1) + 1 if kind == "node" else factor * n for n in self.shape)
+        inner = np.diag([1 / factor, 1 / factor, 1 / factor, 1])
+        if kind == "cell":
+            inner[:3, 3] = -(factor - 1) / (2 * factor)  # the first of the voxels that share voxel 0
+        return Grid((x, y, z), self.affine @ inner)
 
     def same_as(self, other: "Grid", tolerance: float = 1e-3) -> bool:
         """Whether both have the same shape and place every corner within `tolerance` mm."""
@@ -172,7 +193,7 @@ class Alignment:
 
     factor: int
     offset: tuple[int, int, int] = (0, 0, 0)
-    kind: Literal["node", "cell"] = "node"
+    kind: Kind = "node"
 
     def first(self, voxel: Indices) -> Indices:
         """Target index (..., 3) on source voxel `voxel` (..., 3), or of the first one inside it (cell).
@@ -212,7 +233,7 @@ def align(source: Grid, target: Grid, factor: int, tolerance: float = 0.05) -> A
     Args:
         source, target: Grids whose axes point the same way (both in closest-canonical order).
         factor: Target voxels along one source voxel.
-        tolerance: Largest accepted distance between the centres, in target voxels.
+        tolerance: Largest accepted distance between the centres in the middle of the source, in target voxels.
 
     Raises:
         ShapeError: The grids are rotated against each other, have another ratio, or do not nest.
@@ -222,37 +243,66 @@ def align(source: Grid, target: Grid, factor: int, tolerance: float = 0.05) -> A
     (0, 0, 0)
     """
     between = np.linalg.inv(target.affine) @ source.affine
-    # Over the whole volume a wrong ratio or angle adds up, so the test is on displacement, not on matrix entries.
-    drift = np.abs(between[:3, :3] - factor * np.eye(3)) * np.asarray(source.shape)
+    middle = (np.asarray(source.shape) - 1) / 2
+    # Over the whole volume a wrong ratio or angle adds up, so the test is on displacement, not on matrix entries;
+    # from the middle, where a header's rounding does least harm.
+    drift = np.abs(between[:3, :3] - factor * np.eye(3)) @ middle
     if drift.max() > 0.25:
         raise ShapeError(
-            f"the grids need a voxel ratio of {factor} and parallel axes, found a drift of {drift.max():.2f} target "
-            "voxels over the volume: resample the target to the source's axes."
+            f"the grids need a voxel ratio of {factor} and parallel axes, found {misfit(source, target, factor)}, a "
+            f"drift of {drift.max():.2f} target voxels over half the volume: resample the target to the source's axes."
         )
+    origin = between[:3, :3] @ middle + between[:3, 3] - factor * middle
     half = (factor - 1) / 2  # from a source voxel's centre to that of the first target voxel inside it
-    for kind, origin in (("node", between[:3, 3]), ("cell", between[:3, 3] - half)):
-        nearest_index = np.rint(origin).astype(int)
-        if np.abs(origin - nearest_index).max() <= tolerance:
-            x, y, z = (int(i) for i in nearest_index)
-            return Alignment(factor, (x, y, z), "node" if kind == "node" else "cell")
-    shift = np.abs(between[:3, 3] - np.rint(between[:3, 3]))
-    mm = float(np.linalg.norm(shift * np.asarray(target.voxel_size)))
+    kinds: tuple[tuple[Kind, Affine], ...] = (("node", origin), ("cell", origin - half))
+    for kind, place in kinds:
+        x, y, z = (round(float(i)) for i in place)
+        if np.abs(place - (x, y, z)).max() <= tolerance:
+            return Alignment(factor, (x, y, z), kind)
     raise ShapeError(
-        f"the voxel centres of source and target should coincide, found a shift of {mm:.2f} mm: "
-        "resample the target so that the grids nest."
+        "the voxel centres of source and target should coincide, found a shift of "
+        f"{_shift(source, target):.2f} mm: resample the target so that the grids nest."
     )
 
 
-def target_patch_size(patch_size: int, upsampling: int) -> int:
+def misfit(source: Grid, target: Grid, factor: int) -> str:
+    """What keeps the target's voxels from lying on the source's, in words.
+
+    >>> coarse = Grid((10, 10, 10), np.diag([2.4, 2.4, 2.4, 1.0]))
+    >>> misfit(coarse, Grid((20, 20, 20), np.diag([1.25, 1.25, 1.25, 1.0])), 2)
+    'voxel ratio 1.92'
+    """
+    found = []
+    ratios = np.asarray(source.voxel_size) / np.asarray(target.voxel_size)
+    if np.abs(ratios - factor).max() > 1e-3 * factor:
+        words = [f"{ratio:.3g}" for ratio in ratios]
+        found.append("voxel ratio " + (words[0] if len(set(words)) == 1 else " x ".join(words)))
+    turn = target.cosines.T @ source.cosines
+    # The sine of the half angle keeps its digits where the cosine of a small angle loses them.
+    angle = 2 * np.rad2deg(np.arcsin(min(1.0, float(np.linalg.norm(turn - np.eye(3))) / 8**0.5)))
+    if angle > 0.05:
+        found.append(f"axes {angle:.1f}° apart")
+    return ", ".join(found) or f"centres {_shift(source, target):.2f} mm apart"
+
+
+def _shift(source: Grid, target: Grid) -> float:
+    """Mm from the middle source voxel to the nearest target voxel."""
+    middle = np.append((np.asarray(source.shape) - 1) // 2, 1)
+    place = (np.linalg.inv(target.affine) @ source.affine @ middle)[:3]
+    return float(np.linalg.norm((place - np.rint(place)) * np.asarray(target.voxel_size)))
+
+
+def target_patch_size(patch_size: int, upsampling: int, kind: Kind = "node") -> int:
     """Edge of the target patch that belongs to a source patch of `patch_size` voxels.
 
-    At upsampling 2 that is what a valid 3³ convolution and a transposed convolution (k3, s2) leave: 2n - 3.
+    At upsampling 2 nodes leave what a valid 3³ convolution and a transposed convolution (k3, s2) leave, 2n - 3;
+    cells are all the source patch's voxels, split in two.
 
-    >>> target_patch_size(11, 1), target_patch_size(11, 2)
-    (11, 19)
+    >>> target_patch_size(11, 1), target_patch_size(11, 2), target_patch_size(11, 2, "cell")
+    (11, 19, 22)
     """
     if patch_size < 7 or patch_size % 2 == 0:
         raise ShapeError(f"patch size {patch_size} has no centre voxel or is too small: use 7, 9, 11 or more, odd.")
     if upsampling not in (1, 2):
         raise ShapeError(f"upsampling {upsampling} is not supported: 1 or 2.")
-    return patch_size if upsampling == 1 else 2 * patch_size - 3
+    return 2 * patch_size - 3 if upsampling == 2 and kind == "node" else upsampling * patch_size

@@ -225,6 +225,11 @@ def representation(name: str) -> RepresentationEntry:
     return _find(REPRESENTATIONS, name)
 
 
+def provided_by(name: str) -> list[str]:
+    """Package and version of every plugin that brings an entry of this name."""
+    return [f"{plugin.package} {plugin.version}" for plugin in load() if name in plugin.entries]
+
+
 def list_networks(pattern: str = "*") -> list[str]:
     """Names of the registered single networks that match the wildcard pattern.
 

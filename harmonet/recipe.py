@@ -14,6 +14,8 @@ from harmonet.platforms import Platform, Task
 
 LARGEST = 1_000_000  # bytes: a recipe is read by people
 
+FOLD = r"^[1-9][0-9]{0,3}/[1-9][0-9]{0,3}$"  # such as 2/5
+
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
@@ -27,8 +29,8 @@ class PlatformTable(_Strict):
 
     name: str
     voxel_size: Annotated[list[float], Field(min_length=3, max_length=3)]
-    shells: Annotated[list[float], Field(min_length=1)]
-    directions: Positive
+    shells: list[float] = Field(default_factory=list)
+    directions: Annotated[int, Field(ge=0)] = 0
     te: float | None = None
     tr: float | None = None
 
@@ -51,10 +53,18 @@ class PlatformTable(_Strict):
 
 
 class RepresentationTable(_Strict):
-    """How a signal becomes channels."""
+    """How a signal becomes channels.
+
+    Attributes:
+        name, options: Of the representation.
+        standardise: Whose mean and standard deviation the source is standardised by: that of the platform's
+            `training` subjects, or of each `acquisition` itself (the paper's words). Targets always by training ones,
+            since those of an image that is to be predicted are not known.
+    """
 
     name: str = "sh_signal"
     options: dict[str, Any] = Field(default_factory=dict)
+    standardise: Literal["training", "acquisition"] = "training"
 
 
 class ModelTable(_Strict):
@@ -78,10 +88,18 @@ class ModelTable(_Strict):
 
 
 class SplitTable(_Strict):
-    """Who is kept out of training: numbers of subjects, or their names."""
+    """Who is kept out of training.
 
+    Attributes:
+        scheme: `subjects`, whole ones; or `paper`, the 90 % and 10 % of all patches of Blumberg et al. 2019, which
+            share voxels: everything made from it is marked leaky.
+        validation: How many subjects, or which.
+        test: How many subjects, or which, or `2/5`: the second of five folds.
+    """
+
+    scheme: Literal["subjects", "paper"] = "subjects"
     validation: Positive | list[str] = 1
-    test: Positive | list[str] = 1
+    test: Positive | list[str] | Annotated[str, Field(pattern=FOLD)] = 1
 
 
 class TrainingTable(_Strict):
@@ -91,6 +109,9 @@ class TrainingTable(_Strict):
         epochs: Epochs for each single network (paper: 50 or more in all).
         joint_epochs: Epochs for the composed model.
         patches_per_subject: Patches per training subject and epoch (the paper's test set suggests 278).
+        stride: Only source voxels at every so many-th place along each axis are centres; 1 for all in the mask.
+        augment: Turn training patches at random by `flips` or by `octahedral` maps (flips and right angles), channels
+            with them; `none` is the paper's.
         validation_patches: Patches per validation subject.
         batch_size: Patches per step (paper: 12).
         learning_rate: Of Adam (paper: 1e-4).
@@ -101,6 +122,8 @@ class TrainingTable(_Strict):
     epochs: Positive = 50
     joint_epochs: Positive = 50
     patches_per_subject: Positive = 278
+    stride: Positive = 1
+    augment: Literal["none", "flips", "octahedral"] = "none"
     validation_patches: Positive = 278
     batch_size: Positive = 12
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4

@@ -22,6 +22,8 @@ class Representation(ABC):
     Attributes:
         channels: Number of channels C.
         invertible: Whether `decoder` gives back the encoded signal, but for what a smooth series leaves out (noise).
+        suffix: What a predicted image of the channels is called: `NAME_space-PLATFORM_<suffix>.nii.gz`.
+        measure: What the channels are and in which units, for tables.
         uses_gradients: Whether it reads S / S0 of the diffusion-weighted volumes in the shells; otherwise it reads
             the one volume of a scalar image as it is.
     """
@@ -29,6 +31,8 @@ class Representation(ABC):
     channels: int
     invertible: bool = True
     uses_gradients: bool = True
+    suffix: str = "sh"
+    measure: str = "SH coefficients of S/S0"
 
     @abstractmethod
     def encoder(self, bvals: Table, directions: Table) -> Rewrite:

@@ -13,6 +13,8 @@ import pytest
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+os.environ["HARMONET_CACHE"] = "off"  # nothing is left in the home folder of who runs the tests
+
 TINY = {"diqt": {"layers": 1, "widths": [4, 6]}, "shresnet": {"blocks": 1, "width": 4}}
 
 

@@ -59,6 +59,7 @@ def test_the_whole_chain_from_compose_to_predicted_nifti(tiny_heads, tmp_path, i
         "history.jsonl",
         "curves.png",
         "checkpoints",
+        "inputs.json",
         "singles",
     }
 
@@ -174,21 +175,21 @@ def test_the_doctor_names_every_problem_in_text_and_in_json(bench, invoke):
     shutil.rmtree(bench.heads / "sim03" / "connectom" / "sa")
     before = listing(bench.root)
     ended = invoke("data", "check", bench.heads)
-    problems = [line for line in ended.out.splitlines() if line.startswith("problem: ")]
-    assert (ended.status, ended.out.splitlines()[-1]) == (1, "11 acquisitions, 3 problems")
+    problems = [line for line in ended.out.splitlines() if line.startswith("error (")]
+    assert (ended.status, ended.out.splitlines()[-1]) == (1, "11 acquisitions, 2 unusable, 2 errors, 1 warning")
     for problem, words in zip(
         problems,
         (
             r"sim01/prisma/st/dwi\.nii\.gz is truncated.*copy it again",
             r"sim02/ge/st/mask\.nii\.gz has shape \(9, 9, 9\).*resample the mask",
-            r"sim03 lacks connectom_sa",
         ),
         strict=True,
     ):
         assert re.search(words, problem)
     told = invoke("data", "check", bench.heads, "--json")
     assert told.status == 1
-    assert [f"problem: {problem}" for problem in json.loads(told.out)["problems"]] == problems
+    assert [line.split(": ", 1)[1] for line in problems] == json.loads(told.out)["problems"]
+    assert "warning (missing): sim03 lacks connectom_sa" in ended.out
     assert [r["verdict"] for r in json.loads(told.out)["acquisitions"]].count("unusable") == 2
     assert listing(bench.root) == before
 

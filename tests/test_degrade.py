@@ -12,6 +12,7 @@ from harmonet import sh
 from harmonet.data.acquisition import Acquisition
 from harmonet.data.degrade import Effect, coarser, degrade, one_shell, scanned, split_directions, white_matter
 from harmonet.data.layout import open_dataset
+from harmonet.data.numbers import Numbers
 from harmonet.data.phantom import anatomy, signal
 from harmonet.data.scan import read_scan
 from harmonet.data.simulate import spread_directions
@@ -98,7 +99,7 @@ def blob(scan, centre):
     places = np.meshgrid(*[np.arange(n) for n in scan.mask.shape], indexing="ij")
     distance = sum((place - at) ** 2 for place, at in zip(places, centre, strict=True))
     image = np.exp(-distance / (2 * 2.5**2)).astype(np.float32)
-    return replace(scan, signal=np.repeat(image[..., None], len(scan.bvals), axis=3))
+    return replace(scan, numbers=Numbers(np.repeat(image[..., None], len(scan.bvals), axis=3)))
 
 
 def centre_of_mass(scan):
@@ -119,16 +120,16 @@ def test_a_coarse_image_lies_where_the_fine_one_does(scan):
 def test_coarser_keeps_what_is_even_and_takes_away_what_alternates_in_plane(scan):
     stripes = np.where(np.arange(44) % 2, 2.0, 0.0).astype(np.float32)[None, :, None, None]
     image = np.broadcast_to(stripes, scan.signal.shape)
-    np.testing.assert_allclose(coarser(replace(scan, signal=image)).signal, 1, atol=1e-5)
+    np.testing.assert_allclose(coarser(replace(scan, numbers=Numbers(image))).signal, 1, atol=1e-5)
 
 
 def test_slices_are_averaged_along_the_axis_in_which_they_were_stored(scan):
     # Half the Nyquist frequency: a slice profile halves it, k-space is cut there.
     wave = np.broadcast_to(1 + np.cos(np.pi / 2 * np.arange(31, dtype=np.float32))[:, None], scan.signal.shape)
-    axial = coarser(replace(scan, signal=wave)).signal[8, 10, 4:12, 0]
+    axial = coarser(replace(scan, numbers=Numbers(wave))).signal[8, 10, 4:12, 0]
     np.testing.assert_allclose(np.abs(axial - 1), 0.5, atol=1e-5)
     turned = replace(scan.stored, affine=scan.stored.affine[:, [1, 2, 0, 3]])
-    sagittal = coarser(replace(scan, stored=turned, signal=wave)).signal[8, 10, 4:12, 0]
+    sagittal = coarser(replace(scan, stored=turned, numbers=Numbers(wave))).signal[8, 10, 4:12, 0]
     assert np.abs(sagittal - 1).max() < 0.25
 
 

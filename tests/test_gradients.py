@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from harmonet.data.gradients import (
+    MAX_TABLE,
     check_gradients,
     distinct_directions,
     from_world,
@@ -42,7 +43,7 @@ def fsl_table(direction, affine):
 
 
 def write(path, text):
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -58,6 +59,8 @@ def test_b_values_may_lie_on_one_line_or_many(tmp_path, text):
     [
         ("0, 1200", "'0,' on line 1"),
         ("bval\n0\n1200", "'bval' on line 1"),
+        ("0 1200\n1_200", "'1_200' on line 2"),  # Python reads 1200
+        ("0 1\u0662\u0660\u0660", "on line 1"),  # and here, in Arabic digits, too
         ("0 nan", "b-value nan for volume 1"),
         ("0 inf", "b-value inf for volume 1"),
         ("0 1200 -1200", "b-value -1200 for volume 2"),
@@ -72,6 +75,14 @@ def test_unusable_b_values_are_refused_by_name(tmp_path, text, words):
     with pytest.raises(DataError, match=words) as error:
         read_bvals(write(tmp_path / "my.bval", text))
     assert "my.bval" in str(error.value)
+
+
+def test_a_file_far_too_large_for_a_table_is_not_read(tmp_path):
+    with (tmp_path / "my.bval").open("wb") as file:
+        file.write(b"0 1200 ")
+        file.truncate(MAX_TABLE + 1)
+    with pytest.raises(DataError, match=r"my\.bval has more than 16 MB"):
+        read_bvals(tmp_path / "my.bval")
 
 
 def test_a_missing_table_is_refused_by_name(tmp_path):

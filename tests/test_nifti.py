@@ -1,16 +1,20 @@
 """Reading and writing NIfTI: what is read is what was written, and damage is never read as data."""
 
 import gzip
+import math
 import os
+import re
 import struct
 import tracemalloc
 import zlib
+from itertools import pairwise
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from harmonet.data.nifti import CHUNK, read_nifti, write_nifti
+from harmonet.data.nifti import read_header, read_nifti, write_nifti
+from harmonet.data.stream import READ
 from harmonet.errors import DataError, OutputError
 from harmonet.files import write_atomically
 
@@ -196,22 +200,72 @@ def header_faults():
     }
 
 
+@pytest.mark.parametrize("read", [read_nifti, read_header])
 @pytest.mark.parametrize("fault", header_faults())
-def test_each_fault_of_a_plain_file_has_its_own_sentence(tmp_path, fault):
+def test_each_fault_of_a_plain_file_has_its_own_sentence(tmp_path, fault, read):
     content, words = header_faults()[fault]
     path = tmp_path / "bad.nii"
     path.write_bytes(content)
     with pytest.raises(DataError, match=words) as error:
-        read_nifti(path)
+        read(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("shape", [(5, 4, 3, 2), (3, 3, 3)])
+def test_the_header_alone_says_what_the_image_turns_out_to_be(tmp_path, shape, suffix):
+    path = tmp_path / f"a{suffix}"
+    write_nifti(path, np.ones(shape), AFFINE)
+    header, image = read_header(path), read_nifti(path)
+    assert (header.path, header.shape, header.dtype) == (path, shape, np.float32)
+    assert header.size == 352 + 4 * math.prod(shape)
+    np.testing.assert_array_equal(header.affine, image.affine)
+    assert image.data.shape == shape
+    assert header.warnings == image.header.warnings == ()
+
+
+def test_the_header_is_read_from_the_first_bytes_alone(tmp_path):
+    path = tmp_path / "a.nii.gz"
+    write_nifti(path, np.random.default_rng(0).normal(size=(100, 100, 100)), AFFINE)
+    path.write_bytes(path.read_bytes()[:1_000_000])
+    tracemalloc.start()
+    try:
+        assert read_header(path).shape == (100, 100, 100)
+        assert tracemalloc.get_traced_memory()[1] < 1e6
+    finally:
+        tracemalloc.stop()
+    with pytest.raises(DataError, match="truncated"):
+        read_nifti(path)
+
+
+def two_places(shift):
+    """A file whose qform lies `shift` mm beside its sform."""
+    image = nib.Nifti1Image(np.ones((4, 4, 4), np.float32), AFFINE)
+    beside = AFFINE.copy()
+    beside[2, 3] += shift
+    image.set_sform(AFFINE, 1)
+    image.set_qform(beside, 1)
+    return image.to_bytes()
+
+
+def test_a_qform_beside_the_sform_is_said_and_the_sform_is_used(tmp_path):
+    path = tmp_path / "a.nii"
+    path.write_bytes(two_places(0.5))
+    header = read_header(path)
+    assert re.fullmatch(
+        rf"{path} has a qform and an sform up to 0\.5\d mm apart .* the sform is used: .*\.", *header.warnings
+    )
+    np.testing.assert_allclose(header.affine, AFFINE, atol=1e-5)
+    path.write_bytes(two_places(0.05))
+    assert read_header(path).warnings == ()
 
 
 def gzip_faults():
     content = bytes(raw(np.random.default_rng(1).normal(size=(8, 8, 8, 4))))
     good = gzip.compress(content)
     bomb = patched(content[:352], DIM, "<5h", 4, 1000, 1000, 1000, 1)
-    swollen = content + bytes(3 * CHUNK)
+    swollen = content + bytes(3 << 20)
     return {
         "half": (good[: len(good) // 2], "truncated"),
         "almost all": (good[: int(len(good) * 0.999)], "truncated"),
@@ -221,7 +275,7 @@ def gzip_faults():
         "wrong length": (good[:-4] + bytes(4), "damaged"),
         "garbage behind": (good + b"garbage", "after the end"),
         "much padding": (good + bytes(5000), "after the end"),
-        "two streams": (good + good, "after the end"),
+        "two files": (good + good, "holds more"),
         "not gzip": (content, "is not gzip inside"),
         "declares too much": (gzip.compress(bomb), "cannot hold 4.0 GB"),
         "declares too little": (gzip.compress(swollen), "holds more"),
@@ -246,13 +300,59 @@ def test_garbage_that_starts_on_a_read_boundary_is_noticed(tmp_path):
         content = patched(plain[:352], VOX_OFFSET, "<f", offset) + bytes(offset - 352) + plain[352:]
         packed = zlib.compressobj(0, wbits=31)
         stream = packed.compress(content) + packed.flush()
-        if len(stream) == CHUNK:
+        if len(stream) == 16 * READ:
             break
-    assert len(stream) == CHUNK
+    assert len(stream) == 16 * READ
     path.write_bytes(stream)
     assert (read_nifti(path).data == 1).all()
     path.write_bytes(stream + b"garbage")
     with pytest.raises(DataError, match="after the end"):
+        read_nifti(path)
+
+
+def members(content, *places):
+    """Gzip streams one after another, as `bgzip` and `pigz -i` write them."""
+    cuts = [0, *places, len(content)]
+    return [gzip.compress(bytes(content[a:b])) for a, b in pairwise(cuts)]
+
+
+@pytest.mark.parametrize("places", [(300,), (348, 352, 400), (100, 100, 500), tuple(range(64, 800, 64))])
+def test_several_gzip_streams_are_one_file(tmp_path, values, places):
+    path = tmp_path / "a.nii.gz"
+    streams = members(raw(values), *places)
+    path.write_bytes(b"".join([*streams, gzip.compress(b"")]))  # the empty one is how bgzip marks the end
+    np.testing.assert_array_equal(read_nifti(path).data, values)
+    assert read_header(path).shape == values.shape
+    for index, stream in enumerate(streams):
+        for name, damaged in {
+            "checksum": stream[:-8] + bytes([stream[-8] ^ 1]) + stream[-7:],
+            "garbage": stream + b"garbage",
+            "missing": b"",
+            "padding": stream + bytes(4),
+        }.items():
+            path.write_bytes(b"".join([*streams[:index], damaged, *streams[index + 1 :]]))
+            last_padded = name == "padding" and index == len(streams) - 1
+            empty = name == "missing" and len(stream) == len(gzip.compress(b""))
+            if last_padded or empty:
+                np.testing.assert_array_equal(read_nifti(path).data, values)
+            else:
+                with pytest.raises(DataError, match=r"damaged|truncated|not a NIfTI"):
+                    read_nifti(path)
+
+
+def test_a_stream_that_ends_where_a_read_ends_is_followed_by_the_next(tmp_path):
+    content = bytes(raw(np.random.default_rng(0).integers(0, 256, size=(60, 60, 60)), dtype=np.uint8))
+    path = tmp_path / "a.nii.gz"
+    for cut in range(READ - 200, READ):
+        packed = zlib.compressobj(0, wbits=31)
+        first = packed.compress(content[:cut]) + packed.flush()
+        if len(first) == READ:
+            break
+    assert len(first) == READ
+    path.write_bytes(first + gzip.compress(content[cut:]))
+    assert read_nifti(path).data.sum() == np.frombuffer(content[352:], np.uint8).sum()
+    path.write_bytes(first + b"\x1f" + bytes(100))
+    with pytest.raises(DataError, match="damaged"):
         read_nifti(path)
 
 
@@ -278,8 +378,9 @@ def test_a_tiny_file_that_declares_gigabytes_is_refused_before_memory_is_taken(t
     (tmp_path / "bomb.nii.gz").write_bytes(gzip.compress(bytes(head)))
     tracemalloc.start()
     try:
-        with pytest.raises(DataError, match=r"4\.0 GB"):
-            read_nifti(tmp_path / "bomb.nii.gz")
+        for read in (read_nifti, read_header):
+            with pytest.raises(DataError, match=r"4\.0 GB"):
+                read(tmp_path / "bomb.nii.gz")
         assert tracemalloc.get_traced_memory()[1] < 10e6
     finally:
         tracemalloc.stop()

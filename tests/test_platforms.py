@@ -1,5 +1,7 @@
 """Platforms, grids and where one grid lies on another."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 
@@ -27,10 +29,27 @@ def test_the_challenges_platforms_have_their_published_protocols():
         preset("cdmri2018")
 
 
-@pytest.mark.parametrize("ratio", [1.5, 3.0, 0.5, 2.4 / 1.25])
-def test_a_voxel_ratio_other_than_1_or_2_is_refused(ratio):
-    with pytest.raises(ShapeError, match="voxel ratio of 1 or 2"):
+@pytest.mark.parametrize(
+    ("ratio", "factor"), [(0.8, 1), (1.0, 1), (1.3, 1), (1.6, 2), (2.4 / 1.25, 2), (2.0, 2), (2.6, 2)]
+)
+def test_the_nearest_factor_is_taken(ratio, factor):
+    assert upsampling_between(platform("a", 2.4), platform("b", 2.4 / ratio)) == factor
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.7, 1.4, 2.7, 3.0])
+def test_a_voxel_ratio_far_from_1_and_2_is_refused(ratio):
+    with pytest.raises(ShapeError, match="voxel ratio near 1 or 2"):
         upsampling_between(platform("a", 2.4), platform("b", 2.4 / ratio))
+
+
+@pytest.mark.parametrize(("size", "factor"), [((1.8, 1.8, 2.4), 1), ((1.2, 1.2, 1.8), 2)])
+def test_voxels_that_are_no_cubes_may_be_a_third_off_on_an_axis(size, factor):
+    assert upsampling_between(platform("a", 2.4), Platform("b", size, (1200.0,), 30)) == factor
+
+
+def test_one_axis_of_a_wholly_different_ratio_is_refused():
+    with pytest.raises(ShapeError, match="found 2 x 2 x 1:"):
+        upsampling_between(platform("a", 2.4), Platform("b", (1.2, 1.2, 2.4), (1200.0,), 30))
 
 
 def test_1_2_stored_as_float32_is_still_half_of_2_4():
@@ -89,18 +108,57 @@ def test_a_patch_that_cannot_be_centred_is_refused(kind, edge):
         Alignment(2, (0, 0, 0), kind).corner(np.array([5, 5, 5]), edge)
 
 
-def test_rotated_grids_are_refused():
-    angle = np.deg2rad(10)
+def rotated(of, degrees):
+    angle = np.deg2rad(degrees)
     turn = np.eye(4)
     turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-    source = grid(2.4)
-    with pytest.raises(ShapeError, match="parallel axes"):
-        align(source, Grid(source.shape, turn @ source.affine), 1)
+    return Grid(of.shape, turn @ of.affine)
+
+
+def test_rotated_grids_are_refused():
+    with pytest.raises(ShapeError, match=r"parallel axes, found axes 10\.0° apart"):
+        align(grid(2.4), rotated(grid(2.4), 10), 1)
+
+
+def test_a_rounding_of_the_header_is_judged_in_the_middle_of_the_volume():
+    source = grid(2.4, shape=(101, 101, 61))
+    rounded = grid(2.4 * 1.004, shape=(101, 101, 61), origin=(-0.48, -0.48, -0.288))  # the middles coincide
+    assert align(source, rounded, 1) == Alignment(1)
+    with pytest.raises(ShapeError, match="drift"):
+        align(source, grid(2.4 * 1.01, shape=(101, 101, 61), origin=(-1.2, -1.2, -0.72)), 1)
+
+
+def test_the_cosines_of_a_grid_are_orthogonal_whatever_its_voxels():
+    affine = rotated(grid(1.0), 25).affine @ np.diag([1.0, 2.0, 3.0, 1.0])
+    turn = rotated(grid(1.0), 25).affine[:3, :3]
+    assert np.allclose(Grid((4, 4, 4), affine).cosines, turn)
+    affine[0, 1] += 1e-3  # a shear
+    sheared = Grid((4, 4, 4), affine).cosines
+    assert np.allclose(sheared @ sheared.T, np.eye(3))
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_a_cell_aligned_grid_keeps_the_field_of_view(factor):
+    source = grid(2.4, origin=(7.0, 8.0, 9.0))
+    cells = source.refined(factor, "cell")
+    for corner in product((-0.5, 1.0), repeat=3):  # of the field of view: half a voxel beyond the outer centres
+        ends = [[c if c < 0 else n - 0.5 for c, n in zip(corner, g.shape, strict=True)] for g in (source, cells)]
+        assert np.allclose(source.affine @ [*ends[0], 1], cells.affine @ [*ends[1], 1])
+    assert align(source, cells, factor).kind == ("cell" if factor == 2 else "node")
 
 
 def test_a_wrong_ratio_is_refused_even_where_it_is_nearly_right():
     with pytest.raises(ShapeError, match="voxel ratio of 2"):
         align(grid(2.4, shape=(90, 90, 60)), grid(1.25, shape=(180, 180, 120)), 2)
+
+
+@pytest.mark.parametrize(
+    ("factor", "kind", "edge"), [(1, "node", 11), (1, "cell", 11), (2, "node", 19), (2, "cell", 22)]
+)
+def test_the_target_patch_of_each_kind_can_be_centred(factor, kind, edge):
+    assert target_patch_size(11, factor, kind) == edge
+    centre = np.array([9, 9, 9])
+    assert (Alignment(factor, kind=kind).corner(centre, edge) >= 0).all()
 
 
 @pytest.mark.parametrize(

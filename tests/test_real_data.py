@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 import harmonet as hn
-from harmonet.build import recipe_of, task_of
+from harmonet.build import recipe_of
 from harmonet.data.acquisition import Acquisition
 from harmonet.data.degrade import degrade
 from harmonet.data.layout import open_dataset
 from harmonet.data.scan import read_scan
 from harmonet.evaluation import evaluate
+from harmonet.reading import task_of
 from harmonet.recipe import parse
 from harmonet.runs.predict import predict, write_predictions
 from harmonet.runs.train import train

@@ -48,7 +48,8 @@ def trained(folder: Path, fusion: str | None = "msp") -> Trained:
         model_for(plan, networks, networks),
         [{"epoch": 1, "phase": "msp", "alpha": 0.5, "validation": {f"0/{name}": 1.0 for name in TARGETS}}],
         networks=networks,
-        standardise=dict.fromkeys(("ge_st", *TARGETS), statistics),
+        standardise_source=statistics,
+        standardise=dict.fromkeys(TARGETS, statistics),
         split=Split(("anna",), ("bert",), ("carl",)),
         gradients={name: Gradients(np.full(3, 1200.0), np.eye(3)) for name in TARGETS},
         facts={"label": "simulated", "validation": {"candidates": {"prisma_st": {"diqt": 0.123456}}}},
@@ -94,6 +95,8 @@ def evaluation(errors=WORSE, *, platforms=("prisma_st",), subjects=("carl",), **
         subjects=subjects,
         label="simulated travelling heads",
         leaky=False,
+        measure="SH coefficients of S/S0",
+        notes=(),
         maps=[maps(platform) for platform in platforms],
     )
     return replace(plain, **changes)

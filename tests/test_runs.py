@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import harmonet as hn
-from harmonet.build import representation, shells_of
+from harmonet.build import representation_of, shells_of
 from harmonet.data.layout import open_dataset
 from harmonet.data.scan import read_scan
 from harmonet.errors import DataError, NotFoundError, OutputError, RecipeError, RunError
@@ -216,7 +216,7 @@ def test_every_method_is_scored_on_every_platform_that_it_predicts(evaluation):
 
 
 def test_identity_is_the_source_itself_where_grids_are_the_same(evaluation, tiny_run, tiny_heads):
-    from harmonet.build import read_heads
+    from harmonet.reading import read_heads
 
     run = hn.load(tiny_run)
     (head,) = read_heads(open_dataset(tiny_heads), run.split.test, run.recipe, quiet)
@@ -325,8 +325,8 @@ def test_the_sidecars_say_basis_degree_and_origin(predicted):
 def test_evaluation_and_prediction_agree(predicted, evaluation, tiny_heads):
     """The NIfTI road gives the error that `eval` reports."""
     run, _, _, predictions, _ = predicted
-    from harmonet.build import read_heads
     from harmonet.metrics.sh_error import sh_mse
+    from harmonet.reading import read_heads
 
     (head,) = read_heads(open_dataset(tiny_heads), run.split.test, run.recipe, quiet)
     target = head.targets["prisma_st"]
@@ -363,4 +363,4 @@ def test_all_shells_that_are_shared_are_used_within_a_tolerance():
 def test_platforms_without_a_shared_shell_are_refused(tiny_recipe):
     source = tiny_recipe.source.model_copy(update={"shells": [700.0]})
     with pytest.raises(RecipeError, match="must share a shell"):
-        representation(tiny_recipe.model_copy(update={"source": source}))
+        representation_of(tiny_recipe.model_copy(update={"source": source}))

@@ -1,6 +1,7 @@
 """A scan: files that fit each other become one set of arrays, whatever their storage order."""
 
 import os
+import re
 from dataclasses import replace
 from itertools import permutations, product
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from harmonet.data.acquisition import Acquisition
 from harmonet.data.gradients import from_world, write_gradients
 from harmonet.data.nifti import write_nifti
+from harmonet.data.protocol import read_protocol
 from harmonet.data.scan import read_scan, truth_scan
 from harmonet.errors import DataError
 
@@ -95,6 +97,7 @@ def test_every_storage_order_gives_the_same_scan_in_the_same_world(tmp_path, ord
     np.testing.assert_array_equal(scan.to_stored(scan.b0()), stored.get_fdata()[..., :2].mean(-1, dtype=np.float32))
     np.testing.assert_array_equal(scan.stored.affine, stored.affine)
     assert scan.stored.shape == stored.shape[:3]
+    assert scan.warnings == ()
 
 
 def test_a_table_with_x_the_wrong_way_round_is_seen_in_the_fibre(tmp_path):
@@ -136,6 +139,63 @@ def test_each_file_is_remembered_by_its_digest(tmp_path):
     acquisition.bval.write_text(acquisition.bval.read_text() + "\n")
     again = read_scan(acquisition).sources
     assert {name for name in first if first[name] != again[name]} == {"dwi.bval"}
+
+
+def test_files_of_one_name_in_different_folders_are_both_remembered(tmp_path):
+    acquisition = write_acquisition(tmp_path / "a")
+    mask = tmp_path / "masks" / "a" / "dwi.nii.gz"
+    mask.parent.mkdir(parents=True)
+    acquisition.mask.rename(mask)
+    sources = read_scan(replace(acquisition, mask=mask)).sources
+    assert sorted(sources) == ["dwi.bval", "dwi.bvec", "masks/a/dwi.nii.gz", f"{tmp_path.name}/a/dwi.nii.gz"]
+
+
+def test_the_protocol_is_that_of_the_scan_and_needs_no_data(tmp_path):
+    bvals = np.array([0.0, *[1000.0] * 11, 0.0, 0.0])
+    directions = np.vstack([np.zeros(3), sphere(11), np.zeros((2, 3))])
+    acquisition = write_acquisition(
+        tmp_path, ((1, -1), (0, 1), (2, -1)), te="89 " * 12 + "68 89", bvals=bvals, directions=directions
+    )
+    protocol, scan = read_protocol(acquisition), read_scan(acquisition)
+    assert (protocol.subject, protocol.platform, protocol.path) == ("sub-01", "ge_st", acquisition.dwi)
+    assert protocol.grid.same_as(scan.grid, 0)
+    assert protocol.stored.same_as(scan.stored, 0)
+    np.testing.assert_array_equal(protocol.bvals, scan.bvals)
+    np.testing.assert_array_equal(protocol.is_dwi, scan.is_dwi)
+    np.testing.assert_array_equal(protocol.directions, scan.directions)
+    assert np.flatnonzero(~protocol.keep).tolist() == [12]
+    assert (protocol.te, protocol.tr, protocol.dropped) == (89, None, 1)
+    acquisition.dwi.write_bytes(acquisition.dwi.read_bytes()[:-100])
+    assert read_protocol(acquisition).grid.same_as(protocol.grid, 0)
+    with pytest.raises(DataError, match="truncated"):
+        read_scan(acquisition)
+
+
+@pytest.mark.parametrize("axes", [3, 4])
+def test_a_scalar_image_is_one_volume_without_a_direction(tmp_path, axes):
+    acquisition = write_acquisition(tmp_path, ((0, -1), (2, 1), (1, 1)))
+    image = nib.load(acquisition.dwi)
+    data = image.get_fdata()[..., 0]
+    write_nifti(acquisition.dwi, data if axes == 3 else data[..., None], image.affine)
+    scalar = replace(acquisition, bval=None, bvec=None, te=20.0)
+    scan, protocol = read_scan(scalar), read_protocol(scalar)
+    np.testing.assert_array_equal(scan.signal[..., 0], phantom()[0][..., 0].astype(np.float32))
+    np.testing.assert_array_equal(scan.b0(), scan.signal[..., 0])
+    assert (scan.bvals.tolist(), scan.directions.tolist(), scan.te, protocol.te) == ([0], [[0, 0, 0]], 20, 20)
+    assert scan.warnings == protocol.warnings == ()
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 6, 2), (4, 5, 6, 1, 3)])
+def test_an_image_of_other_axes_is_no_scalar_image(tmp_path, shape):
+    nib.save(nib.Nifti1Image(np.ones(shape, np.float32), AFFINE), tmp_path / "t1.nii")
+    with pytest.raises(DataError, match=r"t1.nii has shape .* no gradient table"):
+        read_scan(Acquisition("a", "t1", tmp_path / "t1.nii", None, None, None), auto_mask=True)
+
+
+@pytest.mark.parametrize("te", [0.0, -3.0, np.nan])
+def test_one_time_for_all_volumes_must_be_a_time(tmp_path, te):
+    with pytest.raises(DataError, match="sub-01 ge_st has a TE or TR of"):
+        read_protocol(replace(write_acquisition(tmp_path), te=te))
 
 
 @pytest.mark.parametrize("te", ["89 " * 12 + "68 89", "0.089 " * 12 + "0.068 0.089"])
@@ -219,6 +279,64 @@ def test_nan_outside_the_mask_becomes_zero_and_is_counted(tmp_path):
     assert scan.cleared == 2
     assert scan.signal[0, 0, 0, 5] == 0
     assert np.isfinite(scan.signal).all()
+
+
+def test_the_place_of_nan_is_that_in_the_file_where_volumes_are_dropped(tmp_path):
+    acquisition = spoilt(tmp_path, [(1, 2, 3, 4)])
+    (tmp_path / "dwi.TE").write_text("68 " + "89 " * 13)
+    with pytest.raises(DataError, match=r"1 NaN .* the first at \[1, 2, 3, 4\]"):
+        read_scan(replace(acquisition, te=tmp_path / "dwi.TE"))
+
+
+def doubtful():
+    signal, bvals, _, _ = phantom()
+    nearly = bvals.copy()
+    nearly[1] = 30
+    one, most = np.zeros(SHAPE, bool), np.ones(SHAPE, bool)
+    one[1, 2, 3] = True
+    most[0, 0, :3] = False
+    big = np.zeros((40, 5, 6), bool)
+    big[1, 2, 3:6] = True
+    swapped = signal.copy()
+    dark = int(np.argmin(signal[0, 0, 0]))
+    swapped[..., [1, dark]] = signal[..., [dark, 1]]
+    doubled = signal.copy()
+    doubled[..., [9, 10]] = signal[..., [0, 0]]
+    return {
+        "nearly b0": ({"bvals": nearly}, [r"dwi.bval has b = 30 s/mm² for volume 1, and they count as b = 0"]),
+        "tiny mask": (
+            {"dwi": np.repeat(signal, 10, axis=0), "mask": big},
+            [r"mask.nii.gz selects 3 of 1200 voxels \(0\.2%\)"],
+        ),
+        "huge mask": ({"mask": most}, [r"mask.nii.gz selects 117 of 120 voxels \(97\.5%\)"]),
+        "swapped b-values": (
+            {"dwi": swapped},
+            [
+                "^sub-01 ge_st has volume 1 labelled b = 0 but attenuated .* order of the b-values",
+                f"^sub-01 ge_st has volume {dark} labelled diffusion-weighted but as bright as b = 0",
+            ],
+        ),
+        "a b0 more": ({"dwi": doubled}, ["has volumes 9, 10 labelled diffusion-weighted but as bright"]),
+    }
+
+
+@pytest.mark.parametrize("case", doubtful())
+def test_what_can_be_used_but_looks_odd_is_said_in_a_sentence(tmp_path, case):
+    changes, words = doubtful()[case]
+    found = read_scan(write_acquisition(tmp_path, **changes)).warnings
+    assert len(found) == len(words)
+    for sentence, word in zip(found, words, strict=True):
+        assert re.search(word, sentence), sentence
+        assert sentence.endswith(".")
+        assert "\n" not in sentence
+
+
+def test_volumes_are_counted_as_kept_where_some_were_dropped(tmp_path):
+    signal = phantom()[0]
+    signal[..., 9] = signal[..., 0]
+    acquisition = write_acquisition(tmp_path, dwi=signal, te="68 " + "89 " * 13)
+    (found,) = read_scan(acquisition).warnings
+    assert "has volume 8, not counting the 1 left out, labelled" in found
 
 
 def test_without_a_mask_the_message_offers_to_make_one(tmp_path):

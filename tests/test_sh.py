@@ -1,11 +1,13 @@
-"""The SH convention: dipy's basis without the legacy signs, a fit that equals dipy's, signs that are seen."""
+"""The SH convention: dipy's basis without the legacy signs, a fit that equals dipy's, exact ways to other bases."""
 
 import numpy as np
 import pytest
 
 from harmonet import sh
-from harmonet.errors import DataError, ShapeError
-from harmonet.representations.sh_signal import SHSignal
+from harmonet.errors import NotFoundError, ShapeError
+
+ORDERS = [0, 2, 4, 6, 8]
+LEGACY = "ignore:The legacy .* basis:PendingDeprecationWarning"
 
 
 def directions(n, seed=0):
@@ -13,7 +15,7 @@ def directions(n, seed=0):
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize("order", [0, 2, 4, 6, 8])
+@pytest.mark.parametrize("order", ORDERS)
 def test_orders_and_numbers_of_coefficients_belong_together(order):
     n = sh.n_coefficients(order)
     assert sh.order_of(n) == order
@@ -22,13 +24,13 @@ def test_orders_and_numbers_of_coefficients_belong_together(order):
     assert [s.stop - s.start for s in sh.order_slices(order).values()] == [2 * l + 1 for l in range(0, order + 1, 2)]
 
 
-@pytest.mark.parametrize("bad", [1, 3, -2])
-def test_an_odd_or_negative_order_is_refused(bad):
+@pytest.mark.parametrize("bad", [1, 3, -2, 6.0])
+def test_an_order_that_is_no_even_whole_number_is_refused(bad):
     with pytest.raises(ShapeError, match="not an even number"):
         sh.n_coefficients(bad)
 
 
-@pytest.mark.parametrize("order", [0, 2, 4, 6, 8])
+@pytest.mark.parametrize("order", ORDERS)
 def test_the_fit_equals_dipys(order):
     from dipy.core.sphere import Sphere
     from dipy.reconst.shm import sf_to_sh
@@ -39,7 +41,22 @@ def test_the_fit_equals_dipys(order):
     dipys = sf_to_sh(
         signal, Sphere(xyz=vectors), sh_order_max=order, basis_type="descoteaux07", legacy=False, smooth=0.006
     )
-    assert np.allclose(ours, dipys, atol=1e-10)
+    assert np.allclose(ours, dipys, rtol=0, atol=1e-12)
+
+
+@pytest.mark.filterwarnings(LEGACY)
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_fit_equals_the_one_in_dipys_q_ball_model(order):
+    from dipy.core.gradients import gradient_table
+    from dipy.reconst.shm import QballModel
+    from scipy.special import eval_legendre
+
+    vectors = directions(60)
+    signal = np.random.default_rng(1).uniform(size=(5, 60))
+    model = QballModel(gradient_table(np.full(60, 1200.0), bvecs=vectors), order, smooth=0.006, assume_normed=True)
+    q_ball = sh.convert(model.fit(signal).shm_coeff, "descoteaux07_legacy", sh.BASIS)
+    by_l = np.concatenate([np.full(2 * l + 1, eval_legendre(l, 0)) for l in range(0, order + 1, 2)])  # Funk-Radon
+    assert np.allclose(signal @ sh.fit_matrix(vectors, order, 0.006).T * by_l, q_ball, rtol=0, atol=1e-12)
 
 
 def test_a_signal_within_the_series_is_recovered_without_penalty():
@@ -72,36 +89,106 @@ def test_rish_is_the_energy_of_each_order():
     assert np.allclose(sh.rish(coefficients), expected)
 
 
-def table(n, b=1200):
-    return np.full(n, float(b)), directions(n)
+def dipys_basis(name, vectors, order):
+    """(N, C) dipy's own functions."""
+    from dipy.core.geometry import cart2sphere
+    from dipy.reconst.shm import real_sh_descoteaux, real_sh_tournier
+
+    _, theta, phi = cart2sphere(*vectors.T)
+    function = real_sh_descoteaux if "descoteaux" in name else real_sh_tournier
+    return function(order, theta, phi, legacy="legacy" in name)[0]
 
 
-def test_encoding_is_the_fit_of_each_row():
-    signal = np.random.default_rng(3).uniform(size=(7, 30)).astype(np.float32)
-    channels = SHSignal([1200], order=4).encoder(*table(30))(signal)
-    assert channels.dtype == np.float32
-    assert np.allclose(channels, signal @ sh.fit_matrix(directions(30), 4).T, atol=1e-6)
+@pytest.mark.filterwarnings(LEGACY)
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("basis", sh.BASES)
+def test_every_basis_is_dipys(basis, order):
+    vectors = directions(50)
+    assert np.allclose(sh.basis_matrix(vectors, order, basis), dipys_basis(basis, vectors, order), rtol=0, atol=1e-14)
 
 
-def test_decoding_gives_the_signal_back():
-    representation = SHSignal([1200], order=6, laplace_beltrami=0.0)
-    coefficients = np.random.default_rng(4).normal(size=(8, 28)).astype(np.float32)
-    signal = representation.decoder(*table(60))(coefficients)
-    assert np.allclose(representation.encoder(*table(60))(signal), coefficients, atol=1e-4)
+@pytest.mark.filterwarnings(LEGACY)
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("target", sh.BASES)
+@pytest.mark.parametrize("source", sh.BASES)
+def test_converted_coefficients_are_those_of_the_same_function(source, target, order):
+    vectors = directions(50)
+    given = np.random.default_rng(5).normal(size=(2, 3, sh.n_coefficients(order)))
+    converted = sh.convert(given, source, target)
+    before, after = (dipys_basis(name, vectors, order) for name in (source, target))
+    assert np.allclose(converted @ after.T, given @ before.T, rtol=0, atol=1e-13)
+    assert np.allclose(sh.convert(converted, target, source), given, rtol=1e-15, atol=0)
 
 
-def test_an_order_that_the_directions_cannot_carry_is_refused_with_one_that_they_can():
-    with pytest.raises(DataError, match=r"12 directions cannot give SH order 6 \(28 coefficients\): use order 2"):
-        SHSignal([1200], order=6).encoder(*table(12))
+def test_converting_keeps_single_precision_and_moves_the_signs_exactly():
+    given = np.random.default_rng(6).normal(size=(4, 28)).astype(np.float32)
+    converted = sh.convert(given, "descoteaux07", "mrtrix3")
+    assert converted.dtype == np.float32
+    assert np.array_equal(np.sort(np.abs(converted)), np.sort(np.abs(given)))
+    assert np.array_equal(sh.convert(converted, "mrtrix3", "descoteaux07"), given)
 
 
-def test_directions_that_repeat_are_refused():
-    bvals, vectors = table(15)
-    with pytest.raises(DataError, match="determine 15 of 28"):
-        SHSignal([1200], order=6).encoder(np.tile(bvals, 2), np.concatenate([vectors, -vectors]))
+def test_converting_agrees_with_dipys_own_converters():
+    from dipy.reconst.shm import convert_sh_descoteaux_tournier, convert_sh_to_legacy
+
+    given = np.random.default_rng(7).normal(size=(3, 45))
+    legacy = convert_sh_to_legacy(given, "descoteaux07")
+    assert np.array_equal(sh.convert(given, "descoteaux07", "descoteaux07_legacy"), legacy)
+    assert np.array_equal(sh.convert(given, "descoteaux07", "tournier07"), convert_sh_descoteaux_tournier(legacy))
 
 
-def test_the_sidecar_names_basis_and_degree():
-    sidecar = SHSignal([1200], order=4).sidecar()
-    assert sidecar["OrientationEncoding"]["SphericalHarmonicDegree"] == 4
-    assert sidecar["HarmonetBasis"] == {"name": "descoteaux07", "legacy": False, "laplace_beltrami": 0.006}
+def test_energies_survive_every_orthonormal_basis_but_not_the_old_tournier():
+    given = np.random.default_rng(8).normal(size=28)
+    for basis in ("descoteaux07_legacy", "tournier07", "mrtrix3"):
+        assert np.allclose(sh.rish(sh.convert(given, sh.BASIS, basis)), sh.rish(given))
+    assert not np.allclose(sh.rish(sh.convert(given, sh.BASIS, "tournier07_legacy")), sh.rish(given))
+
+
+@pytest.mark.parametrize("name", ["tournier", "mrtrix", None])
+def test_an_unknown_basis_is_refused_with_the_nearest(name):
+    with pytest.raises(NotFoundError, match=r"no SH basis .* Known: .*mrtrix3"):
+        sh.convert(np.zeros(6), sh.BASIS, name)
+    with pytest.raises(NotFoundError, match="no SH basis"):
+        sh.basis_matrix(directions(3), 2, name)
+
+
+@pytest.mark.parametrize(("basis", "name"), [("descoteaux07_legacy", "Descoteaux"), ("tournier07", "MRtrix3")])
+def test_a_name_of_bep016_stands_for_its_formula(basis, name):
+    from math import factorial
+
+    from scipy.special import lpmv
+
+    vectors = directions(40)
+    theta, phi = np.arccos(vectors[:, 2]), np.arctan2(vectors[:, 1], vectors[:, 0])
+    below, above = (np.real, np.imag) if name == "Descoteaux" else (np.imag, np.real)
+    columns = []
+    for l in (0, 2, 4):
+        for m in range(-l, l + 1):
+            k = abs(m)
+            norm = np.sqrt((2 * l + 1) / (4 * np.pi) * factorial(l - k) / factorial(l + k) * (2 if m else 1))
+            value = norm * lpmv(k, l, np.cos(theta)) * np.exp(1j * k * phi)
+            columns.append(value.real if m == 0 else below(value) if m < 0 else above(value))
+    assert sh.BEP016[basis] == name
+    assert np.allclose(sh.basis_matrix(vectors, 4, basis), np.column_stack(columns), atol=1e-13)
+
+
+def test_our_basis_has_no_name_in_bep016_and_takes_none():
+    assert sh.orientation_encoding(6)["SphericalHarmonicBasis"] == "descoteaux07"
+
+
+def test_a_rotation_of_coefficients_is_the_rotation_of_the_function():
+    from scipy.spatial.transform import Rotation
+
+    turn = Rotation.from_rotvec([0.5, -1.1, 0.8]).as_matrix()
+    vectors, coefficients = directions(40), np.random.default_rng(9).normal(size=28)
+    turned = sh.rotation(turn, 6) @ coefficients
+    assert np.allclose(
+        sh.basis_matrix(vectors @ turn.T, 6) @ turned, sh.basis_matrix(vectors, 6) @ coefficients, atol=1e-11
+    )
+
+
+def test_few_and_badly_spread_directions_have_a_high_condition_number():
+    good, bad = directions(400), directions(400) * [1, 1, 0.05]
+    bad /= np.linalg.norm(bad, axis=1, keepdims=True)
+    assert sh.condition_number(good, 6) < 3
+    assert sh.condition_number(bad, 6) > sh.WORST_CONDITION

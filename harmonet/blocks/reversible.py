@@ -47,5 +47,7 @@ class ReversibleLayer(nn.Module):
 
 
 def reversible_stack(channels: int, layers: int) -> nn.Sequential:
-    """`layers` reversible layers one after the other."""
+    """`layers` reversible layers one after the other; none where a single channel has no halves (our choice)."""
+    if channels == 1:
+        return nn.Sequential()
     return nn.Sequential(*(ReversibleLayer(channels) for _ in range(layers)))

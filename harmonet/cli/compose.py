@@ -25,7 +25,8 @@ def compose(
     ] = None,
     tap: Annotated[list[str] | None, typer.Option(help="Layer to tap: [PLATFORM.]NETWORK=LAYER.")] = None,
     option: Annotated[
-        list[str] | None, typer.Option(help="Option of the fusion, KEY=VALUE, or of a network, NETWORK.KEY=VALUE.")
+        list[str] | None,
+        typer.Option(help="Option of the fusion, KEY=VALUE, or of another part, NAME.KEY=VALUE."),
     ] = None,
     platforms: Annotated[str | None, typer.Option(help="Preset, or a TOML file with [source] and [[target]].")] = None,
     data: Annotated[Path | None, typer.Option(help="Read the platforms from this data set.")] = None,
@@ -33,7 +34,11 @@ def compose(
     shell: Annotated[
         list[float] | None, typer.Option(help="With --data: b-value to use (repeatable); all shared ones if not given.")
     ] = None,
-    order: Annotated[int, typer.Option(help="SH order of the representation.")] = 6,
+    representation: Annotated[str, typer.Option(help="How signals become channels.")] = "sh_signal",
+    order: Annotated[int | None, typer.Option(help="SH order of the representation; 6 where not given.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Test on a fold such as 2/5; or 'paper', which leaks and is marked so.")
+    ] = None,
     patch_size: Annotated[int, typer.Option(help="Edge of a source patch in voxels, odd.")] = 11,
     out: Annotated[Path | None, typer.Option(help="Write the recipe here.")] = None,
     force: Force = False,
@@ -60,7 +65,9 @@ def compose(
         refine=target,
         taps=dict(_tap(text) for text in tap or ()),
         options=_options(option or (), fusion),
+        representation=representation,
         order=order,
+        split=split,
         patch_size=patch_size,
     )
     wires, parameters = wiring_of(recipe)
@@ -134,7 +141,7 @@ def _options(texts: Sequence[str], fusion: str | None) -> dict[str, dict[str, An
         owner, _, key = key.rpartition(".")
         owner = owner or fusion or ""
         if not (given and key and owner):
-            raise RecipeError(f"--option {text!r} is not understood: write KEY=VALUE (fusion) or NETWORK.KEY=VALUE.")
+            raise RecipeError(f"--option {text!r} is not understood: write KEY=VALUE (fusion) or NAME.KEY=VALUE.")
         options.setdefault(owner, {})[key] = _value(value)
     return options
 
@@ -153,8 +160,8 @@ def _task(platforms: str | None, data: Path | None, source: str, shells: Sequenc
     if data is not None:
         if platforms is not None:
             raise RecipeError("--platforms and --data both say which platforms there are: give one of them.")
-        from harmonet.build import task_of
         from harmonet.data.layout import open_dataset
+        from harmonet.reading import task_of
 
         return task_of(open_dataset(data), source, shells)
     if platforms is None or platforms in PRESETS:

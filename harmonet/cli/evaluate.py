@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harmonet.cli.console import Force, Json, Progress, keep_out_of, note, print_json, print_table
-from harmonet.cli.train import AutoMask, wants_auto_mask
+from harmonet.cli.train import Accept, AutoMask, reading_of
 from harmonet.errors import OutputError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ def eval_(
         bool, typer.Option("--allow-leak", help="Score subjects that were trained on; every output is marked.")
     ] = False,
     mask: AutoMask = None,
+    accept: Accept = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -41,8 +42,9 @@ def eval_(
         refuse_foreign(out)
     trained = [load(run) for run in runs]
     dataset = open_dataset(data)
+    reading = reading_of(data, mask, accept)
     with Progress() as progress:
-        evaluation = evaluate(trained, dataset, progress, allow_leak=allow_leak, auto_mask=wants_auto_mask(mask))
+        evaluation = evaluate(trained, dataset, progress, allow_leak=allow_leak, reading=reading)
     if json:
         print_json(evaluation.as_json())
     else:
@@ -67,7 +69,7 @@ def print_scores(evaluation: "Evaluation") -> None:
         ]
         rows.append([method, *cells])
     n = len(evaluation.subjects)
-    title = f"Mean squared error of SH coefficients in 1e-3, in-mask voxels of whole volumes, {n} test subject(s)"
+    title = f"Mean squared error of {evaluation.measure} in 1e-3, in-mask voxels of whole volumes, {n} test subject(s)"
     print_table(title, ["method", *columns], rows, numbers=len(columns))
     if evaluation.label:
         note(f"data: {evaluation.label}")

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from harmonet.cli.console import Force, Progress, note
+from harmonet.cli.train import Accept, accepted
 from harmonet.errors import DataError
 
 
@@ -23,6 +24,7 @@ def simulate(
     mask: Annotated[str | None, typer.Option(help="Brain mask of the real DWI, or 'auto'.")] = None,
     slabs: Annotated[int, typer.Option(help="Cut the real head into slabs that stand in for subjects.", min=1)] = 1,
     gap: Annotated[int, typer.Option(help="Source voxels between slabs.", min=0)] = 11,
+    accept: Accept = None,
     force: Force = False,
 ) -> None:
     """Write a travelling-heads data set, synthetic or degraded from a real acquisition.
@@ -43,13 +45,15 @@ def simulate(
             raise DataError("--from-dwi needs --bval, --bvec and --mask of that acquisition (--mask auto makes one).")
         from harmonet.data.acquisition import Acquisition
         from harmonet.data.degrade import degrade
-        from harmonet.data.scan import read_scan
+        from harmonet.reading import Reading, read_checked
 
         auto = mask == "auto"
         acquisition = Acquisition("head", "real", from_dwi, bval, bvec, None if auto else Path(mask))
         if auto:
             note("mask: made with dipy's median_otsu")
         with Progress() as progress:
-            scan = read_scan(acquisition, auto_mask=auto)
+            scan = read_checked(acquisition, Reading(auto, accepted(accept), say=note))
+            for sentence in scan.warnings:
+                note(sentence)
             degrade(out, scan, seed=seed, slabs=slabs, gap=gap, preset=preset, progress=progress, force=force)
     note(f"wrote {out}")

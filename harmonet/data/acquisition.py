@@ -1,7 +1,11 @@
 """Where the files of one subject on one platform lie."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+# Of a diffusion-weighted image, a time below can only be in seconds, and one from here on only in ms.
+SECONDS_BELOW: Mapping[str, float] = {"te": 1.0, "tr": 100.0}
 
 
 @dataclass(frozen=True)

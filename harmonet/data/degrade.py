@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from harmonet import sh
 from harmonet.data.acquisition import Acquisition
 from harmonet.data.gradients import SHELL_TOLERANCE, shells
+from harmonet.data.numbers import Numbers
 from harmonet.data.phantom import smooth_field
 from harmonet.data.scan import Scan, read_scan
 from harmonet.data.simulate import Progress, add_rician, receive_field, unit_cube
@@ -222,7 +223,7 @@ def coarser(scan: Scan) -> Scan:
         image = image[tuple(slice(None, None, 2) if i == axis else slice(None) for i in range(3))]
     mask = scan.mask[::2, ::2, ::2]
     grid = Grid((mask.shape[0], mask.shape[1], mask.shape[2]), scan.grid.affine @ np.diag([2.0, 2.0, 2.0, 1.0]))
-    return replace(scan, signal=np.maximum(image, 0).astype(np.float32), mask=mask, grid=grid)
+    return replace(scan, numbers=Numbers(np.maximum(image, 0).astype(np.float32)), mask=mask, grid=grid)
 
 
 def scanned(scan: Scan, effect: Effect, rng: np.random.Generator) -> Scan:
@@ -241,7 +242,7 @@ def scanned(scan: Scan, effect: Effect, rng: np.random.Generator) -> Scan:
     image *= (effect.gain * receive_field(rng, shape, effect.bias)).astype(np.float32)[..., None]
     if sigma:
         add_rician(image, sigma, rng)
-    return replace(scan, signal=image)
+    return replace(scan, numbers=Numbers(image))
 
 
 def _scale_orders(weighted: Image, directions: Table, factors: tuple[float, ...], rng: np.random.Generator) -> Image:
@@ -275,7 +276,12 @@ def white_matter(scan: Scan) -> NDArray[np.bool_]:
 
 
 def _volumes(scan: Scan, chosen: NDArray[np.intp]) -> Scan:
-    return replace(scan, signal=scan.signal[..., chosen], bvals=scan.bvals[chosen], directions=scan.directions[chosen])
+    return replace(
+        scan,
+        numbers=Numbers(scan.signal[..., chosen]),
+        bvals=scan.bvals[chosen],
+        directions=scan.directions[chosen],
+    )
 
 
 def _odd(scan: Scan) -> Scan:
@@ -283,7 +289,7 @@ def _odd(scan: Scan) -> Scan:
     here = tuple(slice(0, n - 1 + n % 2) for n in scan.mask.shape)
     mask = scan.mask[here]
     grid = Grid((mask.shape[0], mask.shape[1], mask.shape[2]), scan.grid.affine)
-    return replace(scan, signal=scan.signal[here], mask=mask, grid=grid)
+    return replace(scan, numbers=Numbers(scan.signal[here]), mask=mask, grid=grid)
 
 
 def _write(folder: Path, scan: Scan, orientation: str) -> None:

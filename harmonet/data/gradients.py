@@ -39,22 +39,17 @@ def read_numbers(path: Path) -> list[list[float]]:
         DataError: The file cannot be read, holds none, or holds something else.
     """
     check_readable(path)
-    with path.open("rb") as file:
-        content = file.read(MAX_TABLE + 1)
-    if len(content) > MAX_TABLE:
+    if path.stat().st_size > MAX_TABLE:
         raise DataError(f"{path} has more than {MAX_TABLE >> 20} MB, too much for a table: check what it is.")
     rows = []
-    for number, line in enumerate(content.decode("utf-8-sig", "replace").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().decode("utf-8-sig", "replace").splitlines(), 1):
         words = line.split()
-        try:
-            row = [float(word) for word in words]
-        except ValueError:
-            word = next(word for word in words if not _is_number(word))
-            raise DataError(
-                f"{path} should hold numbers separated by blanks, found {word[:20]!r} on line {number}."
-            ) from None
-        if row:
-            rows.append(row)
+        for word in words:
+            if not _is_number(word):
+                found = f"{word[:20]!r} on line {number}"
+                raise DataError(f"{path} should hold numbers separated by blanks, found {found}.")
+        if words:
+            rows.append([float(word) for word in words])
     if not rows:
         raise DataError(f"{path} holds no numbers: copy it again from its source.")
     return rows
@@ -193,6 +188,9 @@ def write_gradients(bval_path: Path, bvec_path: Path, bvals: Table, bvecs: Table
 
 
 def _is_number(word: str) -> bool:
+    # Python's float takes 1_200 and digits of any script as well: in a table those are damage.
+    if "_" in word or not word.isascii():
+        return False
     try:
         float(word)
     except ValueError:

@@ -1,23 +1,20 @@
-"""Where the acquisitions of a travelling-heads data set lie; finding them reads no image."""
+"""Where the acquisitions of a travelling-heads data set lie, and what platforms they make; finding reads no image."""
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal, Protocol
 
 from harmonet.data.acquisition import Acquisition
-from harmonet.data.gradients import SHELL_TOLERANCE, shells
-from harmonet.data.scan import Scan
+from harmonet.data.gradients import B0_MAX, SHELL_TOLERANCE, Table, shells
+from harmonet.data.layouts import bids, challenge, manifest
+from harmonet.data.layouts.listing import json_object, listing
 from harmonet.errors import DataError, NotFoundError, nearest
-from harmonet.files import check_readable
-from harmonet.platforms import Platform, check_name
+from harmonet.platforms import Grid, Platform
 
-LAYOUT = "DIR/<subject>/<scanner>/<protocol>/dwi.nii.gz with dwi.bval, dwi.bvec and mask.nii.gz"
-DWI = ("dwi.nii.gz", "dwi.nii")
-MASK = ("mask.nii.gz", "mask.nii", "dwi_mask.nii.gz", "dwi_mask.nii")
-TRUTH = ("truth.nii.gz", "truth.nii")
+Layout = Literal["challenge", "bids", "manifest"]
+LAYOUTS = (challenge.LAYOUT, bids.LAYOUT, manifest.LAYOUT)
 FACTS = "dataset.json"
-MAX_FACTS = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -27,11 +24,13 @@ class TravellingHeads:
     Attributes:
         root: The folder.
         acquisitions: By (subject, platform).
+        layout: How they lie there.
         facts: What `dataset.json` says, such as {"simulated": true, "label": "two heads cut into slabs"}.
     """
 
     root: Path
     acquisitions: Mapping[tuple[str, str], Acquisition]
+    layout: Layout
     facts: Mapping[str, object] = field(default_factory=dict)
 
     @property
@@ -78,9 +77,11 @@ class TravellingHeads:
 
 
 def open_dataset(root: Path | str) -> TravellingHeads:
-    """The travelling heads in a folder laid out as the CDMRI challenges' data sets were.
+    """The travelling heads in a folder.
 
-    The platform is `<scanner>_<protocol>` in lower case. Hidden files and folders without a dwi are ignored.
+    A file `acquisitions.tsv` makes it a manifest, and nothing but what that lists is used. Else a `sub-*` folder with
+    a `ses-*` or `dwi` folder in it makes it BIDS. Else it is laid out as the CDMRI challenges' data sets were. Hidden
+    files and folders without a dwi are passed; platforms are lower case.
 
     Raises:
         DataError: There is no such folder, nothing in it, or an acquisition in it is incomplete or ambiguous.
@@ -98,45 +99,94 @@ def examine(root: Path | str) -> tuple[TravellingHeads, list[DataError]]:
         DataError: There is no such folder, or nothing in it at all.
     """
     root = Path(root)
+    names = {file.name for file in listing(root).files}
     if not root.is_dir():
-        raise DataError(f"{root} is no folder: name the data set's folder, laid out as {LAYOUT}.")
+        raise DataError(f"{root} is no folder: name the data set's folder, laid out as {', or '.join(LAYOUTS)}.")
+    layout = _layout_of(root)
     found: dict[tuple[str, str], Acquisition] = {}
     problems: list[DataError] = []
-    protocols = [p for subject in _folders(root) for scanner in _folders(subject) for p in _folders(scanner)]
-    for folder in protocols:
-        try:
-            acquisition = _acquisition(folder)
-            if acquisition is not None:
-                _refuse_twice(acquisition, found)
-                found[acquisition.subject, acquisition.platform] = acquisition
-        except DataError as error:
-            problems.append(error)
+    for item in _find(root, layout):
+        if isinstance(item, DataError):
+            problems.append(item)
+        elif there := found.get((item.subject, item.platform)):
+            both = f"{there.dwi.parent} and {item.dwi.parent} both are {item.platform} of subject {item.subject}"
+            problems.append(DataError(f"{both}: rename or remove one."))
+        else:
+            found[item.subject, item.platform] = item
     if not (found or problems):
-        raise DataError(f"{root} holds no acquisition: the layout is {LAYOUT}.")
-    try:
-        _refuse_alike({subject for subject, _ in found}, root)
-    except DataError as error:
-        problems.append(error)
-    return TravellingHeads(root, found, _facts(root / FACTS)), problems
+        raise DataError(f"{root} holds no acquisition: the layout is {', or '.join(LAYOUTS)}.")
+    problems.extend(_alike({subject for subject, _ in found}, root))
+    return TravellingHeads(root, found, layout, _facts(root / FACTS) if FACTS in names else {}), problems
 
 
-def _refuse_twice(acquisition: Acquisition, found: Mapping[tuple[str, str], Acquisition]) -> None:
-    """Refuse a platform that a subject has already, such as from folders that differ in case."""
-    there = found.get((acquisition.subject, acquisition.platform))
-    if there is not None:
-        raise DataError(
-            f"{there.dwi.parent} and {acquisition.dwi.parent} both are {acquisition.platform} of "
-            f"subject {acquisition.subject}: rename or remove one."
-        )
+def _layout_of(root: Path) -> Layout:
+    if manifest.is_here(root):
+        return "manifest"
+    return "bids" if bids.is_here(root) else "challenge"
 
 
-def describe(scans: Iterable[Scan]) -> Platform:
+def _find(root: Path, layout: Layout) -> Iterator[Acquisition | DataError]:
+    if layout == "manifest":
+        yield from manifest.find(root)
+    elif layout == "challenge":
+        yield from challenge.find(root)
+    else:
+        yield from bids.find(root)
+        yield from _beside_bids(root)
+
+
+def _beside_bids(root: Path) -> Iterator[DataError]:
+    """What is wrong where a BIDS data set also holds images as the challenges laid them out: half would be unseen."""
+    raw = bids.subjects(root)
+    others = [folder for folder in listing(root).folders if folder not in raw and folder.name not in bids.NOT_RAW]
+    for item in (item for folder in others for item in challenge.find_of(folder)):
+        if isinstance(item, Acquisition):
+            yield DataError(
+                f"{root} holds both {raw[0].name}, as BIDS has it, and {item.dwi.relative_to(root)}, as the challenges "
+                f"had it: move one of them away or list what is meant in {manifest.NAME}."
+            )
+            return
+
+
+class Described(Protocol):
+    """What a platform is described from: a scan, or only its headers and tables.
+
+    Its b-values (N,) are in s/mm² and its times in ms; a scalar image has none above b = 0.
+    """
+
+    @property
+    def subject(self) -> str:
+        """Name of the subject."""
+
+    @property
+    def platform(self) -> str:
+        """Name of the platform."""
+
+    @property
+    def grid(self) -> Grid:
+        """The voxels, in closest-canonical axes."""
+
+    @property
+    def bvals(self) -> Table:
+        """(N,) b-values of the volumes that are used."""
+
+    @property
+    def te(self) -> float | None:
+        """Echo time, None where not given."""
+
+    @property
+    def tr(self) -> float | None:
+        """Repetition time, None where not given."""
+
+
+def describe(scans: Iterable[Described]) -> Platform:
     """The platform of these scans, as their files have it.
 
     The number of directions is that of diffusion-weighted volumes, the smallest where subjects differ.
 
     Args:
-        scans: Of one platform; read one at a time, so a generator keeps memory low.
+        scans: Of one platform, or what their headers and tables say; taken one at a time, so a generator keeps memory
+            low.
 
     Raises:
         DataError: None are given, or voxel size, shells or name differ between subjects.
@@ -164,13 +214,13 @@ def describe(scans: Iterable[Scan]) -> Platform:
     return platform
 
 
-def _platform(scan: Scan) -> Platform:
+def _platform(scan: Described) -> Platform:
     x, y, z = (round(size, 4) for size in scan.grid.voxel_size)  # 1.2 is stored as 1.2000000477
     return Platform(
         name=scan.platform,
         voxel_size=(x, y, z),
         shells=shells(scan.bvals),
-        directions=int(scan.is_dwi.sum()),
+        directions=int((scan.bvals > B0_MAX).sum()),
         te=scan.te,
         tr=scan.tr,
     )
@@ -194,69 +244,17 @@ def _same_shells(a: Platform, b: Platform) -> bool:
     return len(a.shells) == len(b.shells) and all(abs(p - q) <= SHELL_TOLERANCE for p, q in pairs)
 
 
-def _folders(parent: Path) -> list[Path]:
-    try:
-        return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
-    except OSError as error:
-        raise DataError(f"{parent} cannot be listed ({error.strerror}): check its permissions.") from error
-
-
-def _acquisition(folder: Path) -> Acquisition | None:
-    """The acquisition in `<subject>/<scanner>/<protocol>`, None where there is no image."""
-    # Names, not existence: of a git-annex link without content the reader will say `datalad get`.
-    names = {path.name for path in folder.iterdir()}
-    dwi = _one(folder, names, DWI)
-    if dwi is None:
-        return None
-    for name in ("dwi.bval", "dwi.bvec"):
-        if name not in names:
-            raise DataError(f"{folder / name} is missing beside {dwi.name}: copy it there.")
-    subject, scanner, protocol = folder.parts[-3:]
-    try:
-        check_name(subject, "subject")
-        platform = check_name(f"{scanner}_{protocol}".lower(), "platform")
-    except DataError as error:
-        raise DataError(f"{folder} cannot be used: {error}") from None
-    return Acquisition(
-        subject=subject,
-        platform=platform,
-        dwi=dwi,
-        bval=folder / "dwi.bval",
-        bvec=folder / "dwi.bvec",
-        mask=_one(folder, names, MASK),
-        te=_one(folder, names, ("dwi.TE",)),
-        tr=_one(folder, names, ("dwi.TR",)),
-        truth=_one(folder, names, TRUTH),
-    )
-
-
-def _one(folder: Path, names: set[str], candidates: tuple[str, ...]) -> Path | None:
-    there = [name for name in candidates if name in names]
-    if len(there) > 1:
-        raise DataError(f"{folder} holds both {there[0]} and {there[1]}: keep the one that is meant.")
-    return folder / there[0] if there else None
-
-
-def _refuse_alike(subjects: set[str], root: Path) -> None:
-    """Refuses names that differ only in case: on some file systems their results would share a folder."""
+def _alike(subjects: set[str], root: Path) -> Iterator[DataError]:
+    """What is wrong with names that differ only in case: on some file systems their results would share a folder."""
     seen: dict[str, str] = {}
     for subject in sorted(subjects):
         if other := seen.get(subject.lower()):
-            raise DataError(f"{root} holds subjects {other} and {subject}, alike but for case: rename one.")
+            yield DataError(f"{root} holds subjects {other} and {subject}, alike but for case: rename one.")
         seen[subject.lower()] = subject
 
 
 def _facts(path: Path) -> dict[str, object]:
-    if not path.exists():
-        return {}
-    check_readable(path)
-    try:
-        with path.open("rb") as file:
-            facts = json.loads(file.read(MAX_FACTS))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON ({error}): mend or remove it.") from None
-    if not isinstance(facts, dict):
-        raise DataError(f"{path} should hold a JSON object, found {type(facts).__name__}: mend or remove it.")
+    facts = json_object(path)
     for name, kind, what in (("label", str, "text"), ("simulated", bool, "true or false")):
         if not isinstance(facts.get(name, kind()), kind):
             raise DataError(f"{path} has {name} = {facts[name]!r}: it should be {what}.")

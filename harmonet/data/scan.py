@@ -1,50 +1,33 @@
 """One subject on one platform, read, checked and turned to the same axes as every other scan.
 
-Everything here is in closest-canonical axis order (axes that point most nearly to right, anterior, superior):
-two storage orders of one brain, paired by voxel index, correlate with 0.0003.
+Everything here is in closest-canonical axis order (axes that point most nearly to right, anterior, superior).
 """
 
-import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from harmonet.data.acquisition import Acquisition
-from harmonet.data.gradients import (
-    B0_MAX,
-    check_gradients,
-    distinct_directions,
-    read_bvals,
-    read_bvecs,
-    read_numbers,
-    to_world,
-)
+from harmonet.data.axes import from_canonical, to_canonical
+from harmonet.data.gradients import B0_MAX
+from harmonet.data.masks import Mask, automatic_mask, checked_mask, share_warnings
 from harmonet.data.nifti import Image, read_nifti
+from harmonet.data.numbers import FloatImage, Indices, Numbers
+from harmonet.data.protocol import Protocol, listed, read_protocol
 from harmonet.errors import DataError
+from harmonet.files import sha256, told_apart
 from harmonet.platforms import Grid
 
-Mask = NDArray[np.bool_]
-Volume = NDArray[Any]
-ORIENTATIONS: Any = nib.orientations  # Any: nibabel's functions carry no types
-
-MIN_DIRECTIONS = 6  # fewer determine not even a tensor
-FULL = 0.999  # a mask of this much of the grid masks nothing
+CHUNK = 8192  # voxels at once: their rows stay in cache
 DARK = 0.01  # of the mask's median b0: below it a signal ratio is noise over noise
-
-
-class _Protocol(NamedTuple):
-    """What the tables say of each volume, and which volumes to keep."""
-
-    bvals: NDArray[np.float64]
-    bvecs: NDArray[np.float64]
-    keep: Mask
-    te: NDArray[np.float64] | None
-    tr: NDArray[np.float64] | None
+ATTENUATED = 0.7  # of the usual b = 0 mean: below it a volume was hardly measured at b = 0
+UNATTENUATED = 0.95  # of the usual b = 0 mean: above it a volume was hardly diffusion-weighted ...
+WEIGHTED = 500.0  # ... where its b-value, in s/mm², says that it lost a good part
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,21 +36,22 @@ class Scan:
 
     Attributes:
         subject, platform: Their names.
-        signal: (X, Y, Z, N) as scanned.
+        numbers: (X, Y, Z, N) the signal as scanned, in the type and memory order of the file.
         bvals: (N,) in s/mm².
         directions: (N, 3) unit vectors in world axes (RAS+), zero for b = 0.
         mask: (X, Y, Z), the brain.
-        grid: The voxels of `signal`.
+        grid: The voxels of `numbers`.
         stored: The voxels of the file.
         te, tr: Echo and repetition time in ms, None where not given.
-        sources: SHA-256 of each file that was read, by file name.
+        sources: SHA-256 of each file that was read, by its name and as many folders as tell it from the others.
         dropped: How many volumes were left out because TE or TR differ from the diffusion-weighted ones'.
         cleared: How many NaN or infinite values outside the mask were set to 0.
+        notes: Warnings of the files' headers, tables and mask.
     """
 
     subject: str
     platform: str
-    signal: NDArray[np.float32]
+    numbers: Numbers
     bvals: NDArray[np.float64]
     directions: NDArray[np.float64]
     mask: Mask
@@ -78,53 +62,88 @@ class Scan:
     sources: dict[str, str] = field(default_factory=dict)
     dropped: int = 0
     cleared: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def is_dwi(self) -> Mask:
         """(N,) true for diffusion-weighted volumes."""
         return self.bvals > B0_MAX
 
-    def b0(self) -> NDArray[np.float32]:
+    @cached_property
+    def signal(self) -> FloatImage:
+        """(X, Y, Z, N) as scanned, float32, in the memory order of the file: made when first asked for."""
+        return self.numbers.values()
+
+    @cached_property
+    def voxels(self) -> Indices:
+        """(V,) the voxels of the mask, by index in the flattened mask, in the order in which they lie in the file."""
+        return self.numbers.sweep(self.mask)
+
+    def chunks(self) -> Iterator[Indices]:
+        """`voxels`, some thousands at a time."""
+        for start in range(0, self.voxels.size, CHUNK):
+            yield self.voxels[start : start + CHUNK]
+
+    def b0(self) -> FloatImage:
         """(X, Y, Z) mean of the b = 0 volumes."""
-        mean: NDArray[np.float32] = np.compress(~self.is_dwi, self.signal, axis=-1).mean(axis=-1)
-        return mean
+        return self.numbers.mean(np.flatnonzero(~self.is_dwi))
 
     @cached_property
     def darkest(self) -> float:
         """b0 at or below which no ratio can be formed: 1 % of its median in the mask, at least 0."""
-        return max(0.0, DARK * float(np.median(self.b0()[self.mask])))
+        return max(0.0, DARK * float(np.median(self._mean_b0(self.voxels))))
 
     def dark(self) -> Mask:
         """(X, Y, Z) true in the mask where b0 is so low that no ratio can be formed."""
         return np.asarray(self.mask & (self.b0() <= self.darkest))
 
-    def normalised(self) -> NDArray[np.float32]:
+    def normalised(self) -> FloatImage:
         """(X, Y, Z, D) diffusion-weighted signal over b0, within [0, 1]; 0 off the mask and where `dark`."""
-        usable = self.mask & ~self.dark()
-        b0 = self.b0()
-        scale = np.divide(1, b0, out=np.zeros_like(b0), where=usable)
-        ratio = np.compress(self.is_dwi, self.signal, axis=-1)  # a copy, channels last in memory too
-        ratio *= scale[..., None]
-        return np.clip(ratio, 0, 1, out=ratio)
+        ratio = np.zeros((self.mask.size, int(self.is_dwi.sum())), dtype=np.float32)
+        for voxels in self.chunks():
+            ratio[voxels] = self.rows(voxels, self.is_dwi, normalised=True)
+        return ratio.reshape(*self.mask.shape, -1)
 
-    def rows(self, voxels: NDArray[np.int_], volumes: Mask, *, normalised: bool) -> NDArray[np.float32]:
+    def rows(self, voxels: Indices, volumes: Mask, *, normalised: bool) -> FloatImage:
         """(V, N) signal of some voxels, given by their index in the flattened mask, in the chosen volumes.
 
         Normalised: over b0, within [0, 1], and 0 where `dark`.
         """
-        signal = self.signal.reshape(-1, self.signal.shape[-1])[voxels]
-        rows = np.compress(volumes, signal, axis=-1)
+        rows = self.numbers.gather(voxels, np.flatnonzero(volumes))
         if not normalised:
             return rows
-        b0 = np.compress(~self.is_dwi, signal, axis=-1).mean(axis=-1)
-        usable = b0 > self.darkest
-        rows *= np.divide(1, b0, out=np.zeros_like(b0), where=usable)[:, None]
+        b0 = self._mean_b0(voxels)
+        rows *= np.divide(1, b0, out=np.zeros_like(b0), where=b0 > self.darkest)[:, None]
         return np.clip(rows, 0, 1, out=rows)
 
-    def to_stored(self, volume: Volume) -> Volume:
+    @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences on what can be used but may not be what is meant: of the files, and of what they hold."""
+        return (*self.notes, *self._mislabelled())
+
+    def to_stored(self, volume: NDArray[Any]) -> NDArray[Any]:
         """(X', Y', Z'[, C]) the volume in the axis order of the file, to go with `stored.affine`."""
-        canonical = np.array([[0, 1], [1, 1], [2, 1]])
-        return _turned(volume, ORIENTATIONS.ornt_transform(canonical, _orientation(self.stored)))
+        return from_canonical(volume, self.stored)
+
+    def _mean_b0(self, voxels: Indices) -> FloatImage:
+        """(V,) as `b0`, of some voxels."""
+        b0s = self.numbers.gather(voxels, np.flatnonzero(~self.is_dwi))
+        return np.asarray(b0s.mean(axis=1, dtype=np.float64), dtype=np.float32)
+
+    def _mislabelled(self) -> Iterator[str]:
+        """Volumes that are darker or brighter than their b-value allows: the table may be another's, or in disorder."""
+        means, b0s = self.numbers.means(self.voxels), ~self.is_dwi
+        usual = float(np.quantile(means[b0s], 0.5, method="higher"))  # of two, of which one is wrong, the brighter
+        uncounted = f", not counting the {self.dropped} left out," if self.dropped else ""
+        for chosen, what in (
+            (b0s & (means < ATTENUATED * usual), "b = 0 but attenuated like a diffusion-weighted volume"),
+            ((self.bvals >= WEIGHTED) & (means > UNATTENUATED * usual), "diffusion-weighted but as bright as b = 0"),
+        ):
+            if usual > 0 and chosen.any():
+                yield (
+                    f"{self.subject} {self.platform} has {listed(np.flatnonzero(chosen))}{uncounted} labelled {what}: "
+                    "check the order of the b-values."
+                )
 
 
 def read_scan(acquisition: Acquisition, *, auto_mask: bool = False) -> Scan:
@@ -137,56 +156,41 @@ def read_scan(acquisition: Acquisition, *, auto_mask: bool = False) -> Scan:
     Raises:
         DataError: A file is missing, damaged, or does not fit the others.
     """
+    protocol = read_protocol(acquisition)
+    if acquisition.mask is None and not auto_mask:
+        raise DataError(
+            f"{acquisition.name} has no mask beside {acquisition.dwi}: add mask.nii.gz, or make one with `--mask auto`."
+        )
     image = read_nifti(acquisition.dwi)
-    bvals, bvecs, keep, te, tr = _protocol(acquisition, image)
-    data = image.data if image.data.ndim == 4 else image.data[..., None]
-    signal = data if keep.all() else data[..., keep]
-    mask, digests = _mask(acquisition, image, signal[..., bvals[keep] <= B0_MAX], auto_mask)
-    signal, cleared = _finite(signal, mask, image.path)
-    stored = Grid(_three(mask.shape), image.affine)
-    turns = _orientation(stored)
-    given = (acquisition.bval, acquisition.bvec, acquisition.te, acquisition.tr)
-    tables = [path for path in given if isinstance(path, Path)]
+    numbers = _kept(image, protocol)
+    given = None if acquisition.mask is None else read_nifti(acquisition.mask)
+    if given is None:
+        b0 = numbers.mean(np.flatnonzero(~protocol.is_dwi))
+        mask = automatic_mask(np.nan_to_num(b0, nan=0, posinf=0, neginf=0))
+        notes = share_warnings(mask, f"the automatic mask of {acquisition.name}")
+    else:
+        mask = checked_mask(given)
+        notes = share_warnings(mask, str(given.path))
+    numbers, cleared = _finite(numbers, mask, protocol)
+    images = {found.path: found.sha256 for found in (image, given) if found is not None}
+    tables = (acquisition.bval, acquisition.bvec, acquisition.te, acquisition.tr)
+    digests = images | {path: sha256(path) for path in tables if isinstance(path, Path)}
     return Scan(
         subject=acquisition.subject,
         platform=acquisition.platform,
-        signal=_turned(signal, turns),
-        bvals=bvals[keep],
-        directions=to_world(bvecs[keep], image.affine),
-        mask=_turned(mask, turns),
-        grid=_canonical(stored),
-        stored=stored,
-        te=None if te is None else float(te[keep][0]),
-        tr=None if tr is None else float(tr[keep][0]),
-        sources={
-            image.path.name: image.sha256,
-            **digests,
-            **{path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in tables},
-        },
-        dropped=int((~keep).sum()),
+        numbers=replace(numbers, stored=to_canonical(numbers.stored, protocol.stored)),
+        bvals=protocol.bvals,
+        directions=protocol.directions,
+        mask=np.ascontiguousarray(to_canonical(mask, protocol.stored)),
+        grid=protocol.grid,
+        stored=protocol.stored,
+        te=protocol.te,
+        tr=protocol.tr,
+        sources=dict(zip(told_apart(list(digests)), digests.values(), strict=True)),
+        dropped=protocol.dropped,
         cleared=cleared,
+        notes=protocol.warnings + notes,
     )
-
-
-def _protocol(acquisition: Acquisition, image: Image) -> _Protocol:
-    """The gradient table and timing of an image, checked; a scalar image is one volume at b = 0."""
-    shape = image.data.shape
-    if acquisition.bval is None or acquisition.bvec is None:
-        if shape[3:] not in ((), (1,)):
-            raise DataError(f"{image.path} has shape {shape} and no gradient table: give its bval and bvec.")
-        return _Protocol(np.zeros(1), np.zeros((1, 3)), np.ones(1, dtype=bool), None, None)
-    if len(shape) != 4:
-        raise DataError(f"{image.path} has shape {shape}: a 4-D image, one volume per b-value, is needed.")
-    n = shape[3]
-    bvals = read_bvals(acquisition.bval)
-    if len(bvals) != n:
-        raise DataError(f"{acquisition.bval} has {len(bvals)} b-values, {image.path} has {n} volumes: find its own.")
-    bvecs = check_gradients(bvals, read_bvecs(acquisition.bvec, n), acquisition.bvec)
-    te = _times(acquisition.te, n, seconds_below=1)
-    tr = _times(acquisition.tr, n, seconds_below=100)
-    keep = _alike(te, bvals, acquisition.te) & _alike(tr, bvals, acquisition.tr)
-    _check_protocol(bvals[keep], bvecs[keep], acquisition)
-    return _Protocol(bvals, bvecs, keep, te, tr)
 
 
 def truth_scan(acquisition: Acquisition) -> Scan | None:
@@ -196,130 +200,35 @@ def truth_scan(acquisition: Acquisition) -> Scan | None:
     return read_scan(replace(acquisition, dwi=acquisition.truth, truth=None))
 
 
-def _check_protocol(bvals: NDArray[np.float64], bvecs: NDArray[np.float64], acquisition: Acquisition) -> None:
-    if not (bvals <= B0_MAX).any():
+def _kept(image: Image, protocol: Protocol) -> Numbers:
+    """(X', Y', Z', N) the numbers of the volumes that are kept."""
+    stored = image.numbers.stored
+    if stored.ndim == 3:
+        stored = stored[..., None]
+    # Indexed along the axis that lies outermost in memory: whole volumes are copied, or nothing at all.
+    return replace(image.numbers, stored=stored if protocol.keep.all() else stored.T[protocol.keep].T)
+
+
+def _finite(numbers: Numbers, mask: Mask, protocol: Protocol) -> tuple[Numbers, int]:
+    """The numbers with 0 for what is not finite outside the mask (X', Y', Z'), and how many values that were."""
+    if numbers.always_finite:
+        return numbers, 0
+    lost, inside, places = 0, 0, []
+    for index, volume in enumerate(np.flatnonzero(protocol.keep)):
+        bad = ~np.isfinite(numbers.volume(index))
+        if bad.any():
+            lost += int(bad.sum())
+            found = np.argwhere(bad & mask)
+            inside += len(found)
+            places += [(*(int(i) for i in voxel), int(volume)) for voxel in found[:1]]
+    if inside:
+        first = ", ".join(map(str, min(places)))
         raise DataError(
-            f"{acquisition.bval} has no b = 0 volume (lowest b {bvals.min():g} s/mm²): at least one volume "
-            f"with b <= {B0_MAX:g} is needed to divide by."
-        )
-    if (found := distinct_directions(bvecs)) < MIN_DIRECTIONS:
-        raise DataError(
-            f"{acquisition.bvec} has {found} distinct directions in {int((bvals > B0_MAX).sum())} "
-            f"diffusion-weighted volumes: at least {MIN_DIRECTIONS} are needed."
-        )
-
-
-def _times(path: Path | float | None, n: int, seconds_below: float) -> NDArray[np.float64] | None:
-    """(n,) times in ms; values in a file so small that they can only be seconds are turned into ms."""
-    if path is None:
-        return None
-    if not isinstance(path, Path):
-        return np.full(n, float(path))
-    times = np.array([value for row in read_numbers(path) for value in row])
-    if len(times) != n:
-        raise DataError(f"{path} has {len(times)} values for {n} volumes: one per volume is needed.")
-    if not (np.isfinite(times) & (times > 0)).all():
-        raise DataError(f"{path} has values that are not above 0: times in ms are needed.")
-    return times * 1000 if times.max() < seconds_below else times
-
-
-def _alike(times: NDArray[np.float64] | None, bvals: NDArray[np.float64], path: Path | float | None) -> Mask:
-    """(N,) true for volumes timed as the diffusion-weighted ones: another TE or TR weights b0 otherwise."""
-    if times is None or not (bvals > B0_MAX).any():
-        return np.ones(len(bvals), dtype=bool)
-    found = times[bvals > B0_MAX]
-    if np.ptp(found) > 0.01 * found[0]:
-        raise DataError(
-            f"{path} gives diffusion-weighted volumes {found.min():g} to {found.max():g} ms: "
-            "split the acquisition into one per timing."
-        )
-    return np.asarray(np.abs(times - found[0]) <= 0.01 * found[0])
-
-
-def _mask(acquisition: Acquisition, image: Image, b0s: Volume, auto: bool) -> tuple[Mask, dict[str, str]]:
-    """The mask in stored axes, and the digest of its file if it has one."""
-    name = f"{acquisition.subject} {acquisition.platform}"
-    if acquisition.mask is not None:
-        found = read_nifti(acquisition.mask)
-        mask = _checked_mask(found, image)
-        where, digests = str(found.path), {found.path.name: found.sha256}
-    elif auto:
-        mask = _brain(np.nan_to_num(b0s.mean(axis=-1), nan=0, posinf=0, neginf=0))
-        where, digests = f"the automatic mask of {name}", {}
-    else:
-        raise DataError(f"{name} has no mask beside {image.path}: add mask.nii.gz, or make one with `--mask auto`.")
-    share = mask.mean()
-    if not 0 < share < FULL:
-        raise DataError(f"{where} selects {int(mask.sum())} of {mask.size} voxels: a mask of the brain is needed.")
-    return mask, digests
-
-
-def _checked_mask(found: Image, image: Image) -> Mask:
-    values = found.data[..., 0] if found.data.ndim == 4 and found.data.shape[3] == 1 else found.data
-    grid, expected = values.shape, image.data.shape[:3]
-    if grid != expected:
-        raise DataError(f"{found.path} has shape {grid}, {image.path} has {expected}: resample the mask to the image.")
-    if not Grid(_three(grid), found.affine).same_as(Grid(_three(expected), image.affine), tolerance=0.05):
-        corners = np.array(np.meshgrid(*[(0, size - 1) for size in expected], [1], indexing="ij")).reshape(4, -1)
-        apart = np.linalg.norm(((found.affine - image.affine) @ corners)[:3], axis=0).max()
-        raise DataError(
-            f"{found.path} lies up to {apart:.2f} mm away from {image.path} (their affines differ): "
-            "resample the mask to the image."
-        )
-    wrong = values[(values != 0) & (values != 1)]
-    if wrong.size:
-        raise DataError(
-            f"{found.path} has {wrong.size} values other than 0 and 1 (first {wrong[0]:g}): "
-            "choose a threshold and binarise it."
-        )
-    return np.asarray(values == 1)
-
-
-def _brain(b0: Volume) -> Mask:
-    """The largest piece of dipy's `median_otsu` mask, without holes."""
-    from dipy.segment.mask import median_otsu
-    from scipy import ndimage
-
-    _, rough = median_otsu(b0, median_radius=3, numpass=2)  # four passes of radius 4, the default, take 10 s
-    labels, count = ndimage.label(rough)
-    if count > 1:
-        rough = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
-    return np.asarray(ndimage.binary_fill_holes(rough), dtype=bool)
-
-
-def _finite(signal: NDArray[np.float32], mask: Mask, path: Path) -> tuple[NDArray[np.float32], int]:
-    """The signal with 0 for what is not finite outside the mask, and how many values that were."""
-    bad = ~np.isfinite(signal)
-    count = int(bad.sum())
-    if not count:
-        return signal, 0
-    inside = np.argwhere(bad & mask[..., None])
-    if len(inside):
-        first = ", ".join(str(int(i)) for i in inside[0])
-        raise DataError(
-            f"{path} has {len(inside)} NaN or infinite values inside the mask, the first at [{first}] "
+            f"{protocol.path} has {inside} NaN or infinite values inside the mask, the first at [{first}] "
             "(x, y, z, volume): mend them or take those voxels out of the mask."
         )
-    return np.where(bad, np.float32(0), signal), count
-
-
-def _orientation(grid: Grid) -> NDArray[np.float64]:
-    return np.asarray(ORIENTATIONS.io_orientation(grid.affine), dtype=np.float64)
-
-
-def _turned(volume: Volume, turns: NDArray[np.float64]) -> Volume:
-    return np.ascontiguousarray(ORIENTATIONS.apply_orientation(volume, turns))
-
-
-def _canonical(stored: Grid) -> Grid:
-    turns = _orientation(stored)
-    shape = [0, 0, 0]
-    for size, axis in zip(stored.shape, turns[:, 0], strict=True):
-        shape[int(axis)] = size
-    affine = stored.affine @ ORIENTATIONS.inv_ornt_aff(turns, stored.shape)
-    return Grid(_three(tuple(shape)), affine)
-
-
-def _three(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    x, y, z = shape
-    return x, y, z
+    if not lost:
+        return numbers, 0
+    values = numbers.values()
+    values[~np.isfinite(values)] = 0
+    return Numbers(values), lost

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from harmonet.data.numbers import Numbers
 from harmonet.data.scan import Scan
 from harmonet.errors import DataError
 from harmonet.platforms import Grid
@@ -67,4 +68,4 @@ def cut(scan: Scan, piece: Slab, factor: int) -> Scan:
     shift = np.eye(4)
     shift[piece.axis, 3] = factor * piece.context[0]
     grid = Grid((mask.shape[0], mask.shape[1], mask.shape[2]), scan.grid.affine @ shift)
-    return replace(scan, signal=scan.signal[here], mask=mask, grid=grid)
+    return replace(scan, numbers=Numbers(scan.signal[here]), mask=mask, grid=grid)

@@ -1,22 +1,26 @@
 """Scoring: whole volumes of held-out subjects, the subject as the unit."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harmonet.build import read_heads, representation, shells_of
+from harmonet import sh
+from harmonet.build import representation_of, shells_of
 from harmonet.composer import Model
+from harmonet.data.duplicates import fingerprint
 from harmonet.data.layout import TravellingHeads
 from harmonet.data.represent import represent
 from harmonet.data.scan import truth_scan
+from harmonet.data.splits import PAPER
 from harmonet.data.volumes import Head
 from harmonet.errors import DataError, RunError
 from harmonet.evaluation.baselines import BASELINES
 from harmonet.inference import Where, predict_stages
 from harmonet.metrics.sh_error import sh_mse, sh_mse_by_group
+from harmonet.reading import Reading, read_heads
 from harmonet.runs.folder import Trained, is_complete, load
 from harmonet.runs.train import SINGLES
 from harmonet.training.loop import Watch
@@ -46,7 +50,10 @@ class Score:
 
 @dataclass(frozen=True, eq=False)
 class Maps:
-    """One subject's volumes of one platform for pictures, each (X, Y, Z, C) on the target's grid."""
+    """One subject's volumes of one platform for pictures, each (X, Y, Z, C) on the target's grid.
+
+    Channels are SH of the signal (order 4) whatever the representation was; one channel for a scalar image.
+    """
 
     platform: str
     subject: str
@@ -69,6 +76,8 @@ class Evaluation:
         subjects: Test subjects.
         label: What must be said of the data.
         leaky: Whether a test subject had been trained on.
+        measure: What the channels are.
+        notes: What reading the subjects had to say, a sentence each.
         maps: The first subject's volumes.
     """
 
@@ -78,6 +87,8 @@ class Evaluation:
     subjects: Sequence[str]
     label: str
     leaky: bool
+    measure: str
+    notes: Sequence[str]
     maps: Sequence[Maps]
 
     def values(self, method: str, platform: str, against: str) -> list[float]:
@@ -89,6 +100,8 @@ class Evaluation:
         return {
             "label": self.label,
             "leaky": self.leaky,
+            "measure": self.measure,
+            "notes": list(self.notes),
             "subjects": list(self.subjects),
             "platforms": list(self.platforms),
             "scores": [asdict(score) for score in self.scores],
@@ -109,7 +122,7 @@ def evaluate(
     watch: Watch,
     *,
     allow_leak: bool = False,
-    auto_mask: bool = False,
+    reading: Reading = Reading(),  # noqa: B008  frozen
 ) -> Evaluation:
     """Errors on the test subjects of every run and of the single networks inside it, beside the baselines.
 
@@ -119,12 +132,14 @@ def evaluate(
     """
     first = runs[0]
     subjects = _subjects(runs, dataset)
-    leaky = _leaks(runs, subjects, allow_leak)
+    leaky = _leaks(runs, dataset, subjects, allow_leak)
     members = [member for run in runs for member in _members(run, with_name=len(runs) > 1)]
     scores: list[Score] = []
     maps: list[Maps] = []
+    notes: list[str] = []
     for number, subject in enumerate(subjects):
-        head = read_heads(dataset, [subject], first.recipe, lambda *_: None, auto_mask=auto_mask)[0]
+        head = read_heads(dataset, [subject], first.recipe, lambda *_: None, reading)[0]
+        notes += head.notes
         truths = _truths(dataset, subject, first)
         predicted: dict[str, dict[str, Floats]] = {}
         for step, (name, run, model) in enumerate(members):
@@ -135,7 +150,7 @@ def evaluate(
             rows = _rows(head, platform, predicted, truths)
             scores += _scores(head, platform, rows, truths, first.representation.groups())
             if number == 0:
-                maps.append(_maps(head, platform, rows, truths))
+                maps.append(_maps(head, platform, rows, truths, first))
     watch("evaluating", len(subjects) * len(members), len(subjects) * len(members), "done")
     return Evaluation(
         scores=scores,
@@ -144,6 +159,8 @@ def evaluate(
         subjects=subjects,
         label=dataset.label,
         leaky=leaky,
+        measure=first.representation.measure,
+        notes=notes,
         maps=maps,
     )
 
@@ -181,11 +198,36 @@ def _scores(
                 )
 
 
-def _maps(head: Head, platform: str, rows: Mapping[str, Floats], truths: Mapping[str, Floats]) -> Maps:
+def _maps(head: Head, platform: str, rows: Mapping[str, Floats], truths: Mapping[str, Floats], run: Trained) -> Maps:
     """What the pictures show: the source, interpolated, beside the last method's prediction and the references."""
     target, last = head.targets[platform], list(rows)[-1]
-    source, truth = rows["interpolation"], truths.get(platform)
-    return Maps(platform, head.subject, target.mask, source, target.channels, truth, rows[last], last)
+    view = _view(run)
+    truth = truths.get(platform)
+    return Maps(
+        platform,
+        head.subject,
+        target.mask,
+        source=view(rows["interpolation"]),
+        target=view(target.channels),
+        truth=None if truth is None else view(truth),
+        prediction=view(rows[last]),
+        method=last,
+    )
+
+
+def _view(run: Trained) -> Callable[[Floats], Floats]:
+    """Channels (X, Y, Z, C) of any representation as SH of the signal in the first shell; a scalar image as it is."""
+    if not run.representation.uses_gradients:
+        return lambda channels: channels
+    directions = sh.spread(60)
+    bvals = np.full(len(directions), shells_of(run.task)[0])
+    decode, fit = run.representation.decoder(bvals, directions), sh.fit_matrix(directions, 4, 0.0).T
+
+    def view(channels: Floats) -> Floats:
+        signal = decode(channels.reshape(-1, channels.shape[-1]))
+        return np.asarray(signal @ fit, dtype=np.float32).reshape(*channels.shape[:3], -1)
+
+    return view
 
 
 def _subjects(runs: Sequence[Trained], dataset: TravellingHeads) -> tuple[str, ...]:
@@ -211,13 +253,21 @@ def _subjects(runs: Sequence[Trained], dataset: TravellingHeads) -> tuple[str, .
     return first.split.test
 
 
-def _leaks(runs: Sequence[Trained], subjects: Sequence[str], allow_leak: bool) -> bool:
-    seen = {name for run in runs for name in (*run.split.train, *run.split.validation)} & set(subjects)
-    if seen and not allow_leak:
-        raise RunError(
-            f"{', '.join(sorted(seen))} trained a run: test on others, or use --allow-leak to mark the result."
-        )
-    return bool(seen)
+def _leaks(runs: Sequence[Trained], dataset: TravellingHeads, subjects: Sequence[str], allow_leak: bool) -> bool:
+    """Whether a test subject trained a run, under its own or another name; refused unless allowed or asked for."""
+    if any(run.split.scheme == PAPER for run in runs):
+        return True  # the recipe asked for it by name
+    trained = {name for run in runs for name in (*run.split.train, *run.split.validation)}
+    images: dict[str, str] = {image: name for run in runs for name, image in run.facts["images"].items()}
+    source = runs[0].task.source.name
+    for name in subjects:
+        other = images.get(fingerprint(dataset.acquisition(name, source).dwi))
+        if name in trained or other is not None:
+            if allow_leak:
+                return True
+            which = name if other in (None, name) else f"{name}, who is {other} of the run,"
+            raise RunError(f"{which} trained a run: test on others, or use --allow-leak to mark the result.")
+    return False
 
 
 def _members(run: Trained, *, with_name: bool) -> Iterator[tuple[str, Trained, Model]]:
@@ -237,7 +287,7 @@ def _members(run: Trained, *, with_name: bool) -> Iterator[tuple[str, Trained, M
 
 def _predict(name: str, run: Trained, model: Model, head: Head) -> Iterator[tuple[str, dict[str, Floats]]]:
     """Method name and raw channels by platform, one pair per stage."""
-    source = run.standardise[run.task.source.name].apply(head.source)
+    source = run.standardise_source.standardisation_for(head.source).apply(head.source)
     where = {p: Where(head.targets[p].grid, head.alignments[p]) for p in model.singles}
     stages = predict_stages(model, source, head.source.mask, where, run.recipe.model.patch_size)
     for number, stage in enumerate(stages):
@@ -247,7 +297,7 @@ def _predict(name: str, run: Trained, model: Model, head: Head) -> Iterator[tupl
 
 def _truths(dataset: TravellingHeads, subject: str, run: Trained) -> dict[str, Floats]:
     """Noise-free channels of each target platform, where the data set has them."""
-    encoder, shells = representation(run.recipe), shells_of(run.task)
+    encoder, shells = representation_of(run.recipe), shells_of(run.task)
     found = {}
     for platform in run.task.target_names:
         scan = truth_scan(dataset.acquisition(subject, platform))

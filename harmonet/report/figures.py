@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from harmonet.report.scored import BASELINES, SCALE, UNITS, EvaluationLike, MapsLike
+from harmonet.report.scored import BASELINES, SCALE, EvaluationLike, MapsLike
 from harmonet.report.slices import PREDICTION, SOURCE, TARGET, TRUTH, Floats, Slice, slices
 
 ANISOTROPIC = 0.2  # the reference's FA above which a principal direction means something
@@ -27,7 +27,7 @@ TITLES = {
 
 
 def picture(maps: MapsLike, out: Path, *, label: str = "", voxel_size: Sequence[float] = (1.0, 1.0, 1.0)) -> Path:
-    """`out`, a PNG of one platform: signal and its error above, directions and their error below.
+    """`out`, a PNG of one platform: signal and its error above, directions (if it has any) and their error below.
 
     Args:
         maps: One subject's volumes.
@@ -37,14 +37,16 @@ def picture(maps: MapsLike, out: Path, *, label: str = "", voxel_size: Sequence[
     """
     images = slices(maps)
     columns = len(images) + len(JUDGED)
-    figure = _figure(2.3 * columns, 7.8)
+    scalar = maps.target.shape[-1] == 1
+    figure = _figure(2.3 * columns, 4.3 if scalar else 7.8)
     figure.get_layout_engine().set(hspace=0.08)
-    above, below = figure.subplots(2, columns)
-    for axes in (*above, *below):
+    panels = figure.subplots(1 if scalar else 2, columns, squeeze=False)
+    for axes in panels.ravel():
         axes.set_axis_off()
         axes.set_aspect(voxel_size[1] / voxel_size[0])
-    _signal_row(figure, above, images)
-    _direction_row(figure, below, images)
+    _signal_row(figure, panels[0], images, "intensity" if scalar else "mean signal over directions, S/S0")
+    if not scalar:
+        _direction_row(figure, panels[1], images)
     title = f"{maps.platform}, subject {maps.subject}: prediction by {maps.method}"
     figure.suptitle(_plain(title + (f"\n{_wrap(label)}" if label else "")), fontsize=12)
     return _save(figure, out)
@@ -82,7 +84,7 @@ def error_bars(evaluation: EvaluationLike, out: Path) -> Path:
             _error_panel(axes, found, logarithmic=logarithmic)
             axes.set_title(_plain(f"{platform}, against {reference}"), fontsize=10)
     for axes in grid[-1]:
-        axes.set_xlabel(f"MSE of SH coefficients in {UNITS}", fontsize=9)
+        axes.set_xlabel(f"MSE of {evaluation.measure} in 1e-3", fontsize=9)
     n = len(evaluation.subjects)
     figure.suptitle(f"Error per method: line = mean, circles = each of {n} test subject{'s' * (n != 1)}", fontsize=11)
     return _save(figure, out)
@@ -134,13 +136,13 @@ def by_group(evaluation: EvaluationLike, out: Path) -> Path:
         axes.set_yscale("log")
         axes.grid(color="0.92", which="both")
         axes.set_title(_plain(f"{platform}, against {reference}"), fontsize=10)
-    panels[0].set_ylabel(f"MSE per coefficient in {UNITS}")
+    panels[0].set_ylabel("MSE per channel in 1e-3")
     handles = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(list(handles.values()), list(handles), loc="outside right center", fontsize="small", frameon=False)
     return _save(figure, out)
 
 
-def _signal_row(figure: Any, row: Sequence[Any], images: Mapping[str, Slice]) -> None:
+def _signal_row(figure: Any, row: Sequence[Any], images: Mapping[str, Slice], what: str) -> None:
     """Mean signal of every image, then the error of those that are judged."""
     judge, reference = list(images.items())[-1]
     top = _ceiling([image.mean for image in images.values()])
@@ -148,12 +150,12 @@ def _signal_row(figure: Any, row: Sequence[Any], images: Mapping[str, Slice]) ->
         shown = _show(axes, image.mean, "gray", top)
         axes.set_title(TITLES[name], fontsize=10)
     _letters(row[0])
-    _colour_bar(figure, shown, row[: len(images)], "mean signal over directions, S/S0")
+    _colour_bar(figure, shown, row[: len(images)], what)
     errors = [np.abs(images[name].mean - reference.mean) for name in JUDGED]
     for axes, name, error in zip(row[len(images) :], JUDGED, errors, strict=True):
         shown = _show(axes, error, "cividis", _ceiling(errors, 99))
         axes.set_title(f"|{name} - {judge}|\nmean {_mean(error)}", fontsize=10)
-    _colour_bar(figure, shown, row[len(images) :], "absolute error of S/S0")
+    _colour_bar(figure, shown, row[len(images) :], "absolute error")
 
 
 def _mean(error: Floats) -> str:

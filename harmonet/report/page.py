@@ -15,7 +15,7 @@ from typing import Any
 from harmonet.errors import OutputError, RunError
 from harmonet.files import foreign_in, staged, write_whole
 from harmonet.report.figures import by_group, error_bars, frames, picture
-from harmonet.report.scored import BASELINES, NOISE, UNITS, EvaluationLike, MapsLike, summary
+from harmonet.report.scored import BASELINES, NOISE, EvaluationLike, MapsLike, summary
 from harmonet.report.slices import ORIENTATION
 from harmonet.report.verdict import answer_of, headline, verdicts
 from harmonet.runs import Trained
@@ -104,7 +104,7 @@ def _content(evaluation: EvaluationLike, runs: Sequence[Trained], folder: Path) 
         "verdicts": [verdict for run in runs for verdict in verdicts(evaluation, run, runs)],
         "columns": [(p, r) for p in evaluation.platforms for r in evaluation.references],
         "rows": _rows(evaluation, runs),
-        "units": UNITS,
+        "measure": evaluation.measure,
         "noise": NOISE,
         "broken": broken,
         "charts": charts,
@@ -245,7 +245,7 @@ def _finite(value: Any) -> Any:
 
 
 def _csv(evaluation: EvaluationLike) -> str:
-    """A line per score; errors in (S/S0)², not scaled."""
+    """A line per score; errors in squared units of the channels, not scaled."""
     groups = list(dict.fromkeys(name for score in evaluation.scores for name in score.by_group))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

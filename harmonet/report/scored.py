@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 SCALE = 1e3  # errors are shown in units of 1e-3
-UNITS = "1e-3 (S/S0)²"
 INTERPOLATION, NOISE = "interpolation", "the target itself"  # as an evaluation names them
 BASELINES = {"identity": "#bbbbbb", INTERPOLATION: "#888888", NOISE: "#555555"}  # name to colour
 
@@ -70,6 +69,10 @@ class EvaluationLike(Protocol):
     def label(self) -> str: ...
     @property
     def leaky(self) -> bool: ...
+    @property
+    def measure(self) -> str: ...
+    @property
+    def notes(self) -> Sequence[str]: ...
     @property
     def maps(self) -> Sequence[MapsLike]: ...
     @property

@@ -1,4 +1,4 @@
-"""What one axial slice of SH coefficients shows: mean signal, principal direction and anisotropy."""
+"""What one axial slice shows: mean signal, principal direction and anisotropy; of a scalar image its values."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ class Slice:
 
     Attributes:
         mask: (X, Y).
-        mean: (X, Y), mean S/S0 over all directions.
+        mean: (X, Y), mean S/S0 over all directions, or the values of a scalar image.
         direction: (X, Y, 3), unit principal direction.
         anisotropy: (X, Y), fractional anisotropy (FA).
     """
@@ -42,12 +42,12 @@ def slices(maps: MapsLike) -> dict[str, Slice]:
 
 
 def _slice(channels: Floats, mask: Mask) -> Slice:
-    mean = np.where(
-        mask, channels[..., 0] / np.sqrt(4 * np.pi), np.nan
-    )  # the basis is orthonormal: Y_00 = 1/sqrt(4 pi)
     direction, anisotropy = np.zeros((*mask.shape, 3)), np.zeros(mask.shape)
+    if channels.shape[-1] == 1:
+        return Slice(mask, np.where(mask, channels[..., 0], np.nan), direction, anisotropy)
+    mean = channels[..., 0] / np.sqrt(4 * np.pi)  # the basis is orthonormal: Y_00 = 1/sqrt(4 pi)
     direction[mask], anisotropy[mask] = tensor_directions(channels[mask])
-    return Slice(mask, mean, direction, anisotropy)
+    return Slice(mask, np.where(mask, mean, np.nan), direction, anisotropy)
 
 
 def tensor_directions(coefficients: Floats) -> tuple[Floats, Floats]:
@@ -58,7 +58,7 @@ def tensor_directions(coefficients: Floats) -> tuple[Floats, Floats]:
     Args:
         coefficients: (N, C) SH coefficients of S/S0, world axes.
     """
-    axes = _spread(60)
+    axes = sh.spread(60)
     signal = coefficients @ sh.basis_matrix(axes, sh.order_of(coefficients.shape[-1])).T
     attenuation = -np.log(np.clip(np.nan_to_num(signal), 0.005, 1.0))
     x, y, z = axes.T
@@ -70,11 +70,3 @@ def tensor_directions(coefficients: Floats) -> tuple[Floats, Floats]:
     spread = values - values.mean(axis=1, keepdims=True)
     power = np.maximum((values**2).sum(axis=1), 1e-12)
     return vectors[..., -1], np.sqrt(1.5 * (spread**2).sum(axis=1) / power)
-
-
-def _spread(n: int) -> NDArray[np.float64]:
-    """(n, 3) directions spread over the upper half sphere along a golden spiral."""
-    z = 1 - (np.arange(n) + 0.5) / n
-    phi = np.pi * (3 - np.sqrt(5)) * np.arange(n)
-    radius = np.sqrt(1 - z**2)
-    return np.stack([radius * np.cos(phi), radius * np.sin(phi), z], axis=1)

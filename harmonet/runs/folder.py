@@ -17,12 +17,12 @@ import torch
 from torch import nn
 
 from harmonet.blocks.connection import count_parameters
-from harmonet.build import is_folder, model_for, representation, taps_for
+from harmonet.build import is_folder, model_for, representation_of, taps_for
 from harmonet.composer import Model, Single, Wire, build_single, wiring
 from harmonet.composer import compose as compose_modules
 from harmonet.data.gradients import Gradients
 from harmonet.data.splits import Split
-from harmonet.data.standardise import Standardisation
+from harmonet.data.standardise import PerAcquisition, Standardisation, Standardises
 from harmonet.errors import NotFoundError, RunError, ShapeError
 from harmonet.files import sha256, write_whole
 from harmonet.fusion import Fusion
@@ -33,6 +33,7 @@ from harmonet.representation import Representation
 FORMAT = 1
 MODEL, RECIPE, WEIGHTS, HISTORY = "model.json", "recipe.toml", "weights.safetensors", "history.jsonl"
 CHECKPOINTS = "checkpoints"
+PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,8 @@ class Trained:
         networks: Platform to the name of the network that was chosen for it.
         options: Platform to that network's options; a pinned run brings its own, which the recipe does not hold.
         representation: How signals become channels.
-        standardise: Platform to statistics of the training subjects.
+        standardise_source: What knows the statistics of a source image.
+        standardise: Target platform to statistics of the training subjects.
         split: Who trained, validated and tests.
         gradients: Platform to its gradient table in the shells, as the first training subject had it.
         facts: The rest of model.json.
@@ -58,6 +60,7 @@ class Trained:
     networks: Mapping[str, str]
     options: Mapping[str, Mapping[str, Any]]
     representation: Representation
+    standardise_source: Standardises
     standardise: Mapping[str, Standardisation]
     split: Split
     gradients: Mapping[str, Gradients]
@@ -87,6 +90,7 @@ def write_run(
     *,
     networks: Mapping[str, str],
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    standardise_source: Standardises,
     standardise: Mapping[str, Standardisation],
     split: Split,
     gradients: Mapping[str, Gradients],
@@ -97,7 +101,7 @@ def write_run(
 
     Args:
         folder: The run folder.
-        recipe, model, history, networks, standardise, split, gradients: What the run is.
+        recipe, model, history, networks, standardise_source, standardise, split, gradients: What the run is.
         options: Platform to its network's options; the recipe's where None.
         facts: Further keys of model.json.
         draw: Draws the curves into the folder and returns their files.
@@ -118,8 +122,11 @@ def write_run(
         **facts,
         "networks": dict(networks),
         "options": options or {p: recipe.model.options.get(name, {}) for p, name in networks.items()},
-        "representation": recipe.representation.model_dump() | {"sidecar": representation(recipe).sidecar()},
-        "standardisation": {name: {"mean": s.mean.tolist(), "std": s.std.tolist()} for name, s in standardise.items()},
+        "representation": recipe.representation.model_dump() | {"sidecar": representation_of(recipe).sidecar()},
+        "standardisation": {
+            recipe.source.name: _as_json(standardise_source),
+            **{name: _as_json(s) for name, s in standardise.items()},
+        },
         "split": asdict(split),
         "gradients": {
             name: {"bvals": table.bvals.tolist(), "directions": table.directions.tolist()}
@@ -146,7 +153,7 @@ def load(folder: Path | str) -> Trained:
     recipe = read_recipe(folder / RECIPE)
     networks: dict[str, str] = facts["networks"]
     options: dict[str, dict[str, Any]] = facts["options"]
-    channels, factors = representation(recipe).channels, recipe.task.upsampling
+    channels, factors = representation_of(recipe).channels, recipe.task.upsampling
     singles = {p: build_single(name, channels, factors[p], {name: options[p]}) for p, name in networks.items()}
     model = model_for(recipe, singles, networks)
     weights = safetensors.torch.load_file(folder / WEIGHTS)
@@ -158,24 +165,35 @@ def load(folder: Path | str) -> Trained:
             f"was it trained with another version of a plugin? {str(error).splitlines()[-1].strip()}"
         ) from None
     model.eval()
+    statistics = {name: _from_json(s, name) for name, s in facts["standardisation"].items()}
     return Trained(
         folder=folder,
         recipe=recipe,
         model=model,
         networks=networks,
         options=options,
-        representation=representation(recipe),
-        standardise={
-            name: Standardisation(np.asarray(s["mean"]), np.asarray(s["std"]))
-            for name, s in facts["standardisation"].items()
-        },
-        split=Split(**{part: tuple(names) for part, names in facts["split"].items()}),
+        representation=representation_of(recipe),
+        standardise_source=statistics.pop(recipe.source.name),
+        standardise={name: s for name, s in statistics.items() if isinstance(s, Standardisation)},
+        split=Split(**{part: tuple(facts["split"][part]) for part in PARTS}, scheme=facts["split"]["scheme"]),
         gradients={
             name: Gradients(np.asarray(table["bvals"]), np.asarray(table["directions"]).reshape(-1, 3))
             for name, table in facts["gradients"].items()
         },
         facts=facts,
     )
+
+
+def _as_json(standardise: Standardises) -> dict[str, Any]:
+    if isinstance(standardise, Standardisation):
+        return {"mean": standardise.mean.tolist(), "std": standardise.std.tolist()}
+    return {"by": "acquisition"}
+
+
+def _from_json(content: Mapping[str, Any], platform: str) -> Standardises:
+    if content.get("by") == "acquisition":
+        return PerAcquisition(platform)
+    return Standardisation(np.asarray(content["mean"]), np.asarray(content["std"]))
 
 
 def _read_facts(folder: Path) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harmonet.build import check_voxels, shells_of
+from harmonet.build import shells_of
 from harmonet.composer import answers
-from harmonet.data.gradients import from_world, write_gradients
+from harmonet.data.gradients import Gradients, from_world, write_gradients
 from harmonet.data.nifti import write_nifti
 from harmonet.data.represent import decoded, represent
 from harmonet.data.scan import Scan
@@ -22,11 +22,11 @@ from harmonet.errors import OutputError
 from harmonet.files import sha256, write_whole
 from harmonet.inference import Where, predict_stages
 from harmonet.platforms import Alignment, Grid
+from harmonet.reading import check_voxels
 from harmonet.runs.folder import MODEL, Trained
 from harmonet.training.loop import Watch
 
 Floats = NDArray[np.float32]
-KINDS = ("sh.nii.gz", "sh.json", "dwi.nii.gz", "dwi.bval", "dwi.bvec", "dwi.json", "mask.nii.gz")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ def predict(
     names = run.task.target_names if platforms is None else platforms
     for name in names:
         run.task.target(name)
-    check_voxels(scan, run.task.source)
+    check_voxels(scan.grid, run.task.source, f"{scan.subject} {scan.platform}")
     source = represent(scan, run.representation, shells_of(run.task))
     factors = run.task.upsampling
     where = {
@@ -68,7 +68,7 @@ def predict(
     }
     stages = predict_stages(
         run.model,
-        run.standardise[run.task.source.name].apply(source),
+        run.standardise_source.standardisation_for(source).apply(source),
         source.mask,
         where,
         run.recipe.model.patch_size,
@@ -99,13 +99,14 @@ def write_predictions(
 ) -> list[Path]:
     """The files of each prediction, in the axis order of the input image.
 
-    `<name>_space-<platform>_sh`, `_dwi` (with .bval and .bvec) and `_mask`, each .nii.gz, and JSON sidecars. All are
-    written aside first, so that an interruption leaves nothing half-written.
+    `<name>_space-<platform>_sh` (or what the representation calls its channels), `_dwi` (with .bval and .bvec; not of
+    a scalar image) and `_mask`, each .nii.gz, and JSON sidecars. All are written aside first, so that an interruption
+    leaves nothing half-written.
 
     Raises:
         OutputError: A file exists and `force` was not given, or the folder cannot be written.
     """
-    files = refuse_taken(predictions, out, name, force=force)
+    files = refuse_taken(run, predictions, out, name, force=force)
     aside = out.parent / f".{out.name}.partial"
     shutil.rmtree(aside, ignore_errors=True)
     try:
@@ -122,9 +123,13 @@ def write_predictions(
     return [out / file for file in files]
 
 
-def refuse_taken(platforms: Iterable[str], out: Path, name: str, *, force: bool) -> list[str]:
+def refuse_taken(run: Trained, platforms: Iterable[str], out: Path, name: str, *, force: bool) -> list[str]:
     """Names of the files to write; refuses if one is there already and `force` was not given."""
-    files = [f"{name}_space-{platform}_{kind}" for platform in platforms for kind in KINDS]
+    channels = run.representation.suffix
+    kinds = [f"{channels}.nii.gz", f"{channels}.json", "mask.nii.gz"]
+    if run.representation.uses_gradients:
+        kinds += ["dwi.nii.gz", "dwi.bval", "dwi.bvec", "dwi.json"]
+    files = [f"{name}_space-{platform}_{kind}" for platform in platforms for kind in kinds]
     taken = [file for file in files if (out / file).exists()]
     if taken and not force:
         raise OutputError(f"{out / taken[0]} exists: add --force to replace it, or choose another folder or --name.")
@@ -132,25 +137,48 @@ def refuse_taken(platforms: Iterable[str], out: Path, name: str, *, force: bool)
 
 
 def _write_one(run: Trained, scan: Scan, prediction: Prediction, platform: str, stem: Path) -> None:
-    volume, (bvals, directions) = prediction.volume, run.gradients[platform]
-    signal = decoded(run.representation, volume, run.gradients[platform])
-    outside = int(((signal < 0) | (signal > 1))[volume.mask].sum())
-    signal = np.clip(signal, 0, 1) * (prediction.b0 * volume.mask)[..., None]
-    dwi = np.concatenate([(prediction.b0 * volume.mask)[..., None], signal], axis=-1)
+    """Channels and mask with their sidecar, and the DWI that they stand for."""
+    volume, channels = prediction.volume, run.representation.suffix
     affine = scan.stored.refined(run.task.upsampling[platform]).affine
-    table = np.vstack([np.zeros(3), from_world(directions, affine)])
     common = _sidecar(run, scan, platform)
-    write_nifti(Path(f"{stem}_sh.nii.gz"), scan.to_stored(volume.channels), affine, description="harmonet SH")
-    write_nifti(Path(f"{stem}_dwi.nii.gz"), scan.to_stored(dwi), affine, description="harmonet DWI")
+    write_nifti(
+        Path(f"{stem}_{channels}.nii.gz"),
+        scan.to_stored(volume.channels),
+        affine,
+        description=f"harmonet {run.recipe.representation.name}",
+    )
     write_nifti(Path(f"{stem}_mask.nii.gz"), scan.to_stored(volume.mask), affine, description="harmonet mask")
-    write_gradients(Path(f"{stem}_dwi.bval"), Path(f"{stem}_dwi.bvec"), np.r_[0.0, bvals], table)
-    write_whole(Path(f"{stem}_sh.json"), _json(common | run.representation.sidecar()))
+    write_whole(Path(f"{stem}_{channels}.json"), _json(common | run.representation.sidecar()))
+    if run.representation.uses_gradients:
+        _write_dwi(run, scan, prediction, run.gradients[platform], Path(f"{stem}_dwi"), affine, common)
+
+
+def _write_dwi(
+    run: Trained,
+    scan: Scan,
+    prediction: Prediction,
+    gradients: Gradients,
+    stem: Path,
+    affine: NDArray[np.float64],
+    common: dict[str, Any],
+) -> None:
+    """The signal along the target platform's directions, one b = 0 volume before it, with table and sidecar."""
+    volume = prediction.volume
+    signal = decoded(run.representation, volume, gradients)
+    outside = int(((signal < 0) | (signal > 1))[volume.mask].sum())
+    b0 = (prediction.b0 * volume.mask)[..., None]
+    dwi = np.concatenate([b0, np.clip(signal, 0, 1) * b0], axis=-1)
+    write_nifti(Path(f"{stem}.nii.gz"), scan.to_stored(dwi), affine, description="harmonet DWI")
+    table = np.vstack([np.zeros(3), from_world(gradients.directions, affine)])
+    write_gradients(Path(f"{stem}.bval"), Path(f"{stem}.bvec"), np.r_[0.0, gradients.bvals], table)
     extra = {
         "B0": "mean b = 0 image of the input, interpolated to this grid; it multiplies the predicted S / S0",
-        "Directions": f"those of {platform} in the training data",
+        "Directions": "those of the target platform in the training data",
         "ValuesClippedTo01": outside,
     }
-    write_whole(Path(f"{stem}_dwi.json"), _json(common | extra))
+    if not run.representation.invertible:
+        extra["Signal"] = f"what the {run.recipe.representation.name} channels explain: they cannot be inverted"
+    write_whole(Path(f"{stem}.json"), _json(common | extra))
 
 
 def _sidecar(run: Trained, scan: Scan, platform: str) -> dict[str, Any]:

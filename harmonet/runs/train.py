@@ -3,24 +3,20 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from harmonet.build import is_folder, model_for, network_for, read_heads, seed_for
+from harmonet.build import is_folder, model_for, network_for, seed_for
 from harmonet.composer import Model
-from harmonet.data.gradients import Gradients
 from harmonet.data.layout import TravellingHeads
-from harmonet.data.patches import PatchFeed
-from harmonet.data.splits import Split, split_subjects
-from harmonet.data.standardise import Standardisation, statistics
-from harmonet.data.volumes import Head
-from harmonet.errors import OutputError, RunError
+from harmonet.data.standardise import Standardisation
+from harmonet.errors import DataError, OutputError, RunError
 from harmonet.files import foreign_in, write_whole
+from harmonet.reading import INPUTS as INPUTS_CHECK
+from harmonet.reading import Reading
 from harmonet.recipe import Recipe, read_recipe, to_toml
 from harmonet.runs.curves import CURVES, draw_curves
 from harmonet.runs.folder import (
@@ -35,41 +31,12 @@ from harmonet.runs.folder import (
     single_of,
     write_run,
 )
+from harmonet.runs.material import FEED, Material, gather, split_of
 from harmonet.training.loop import Outcome, Watch, fit, mean_of_answers, validate
 
 SINGLES = "singles"
-PARTS = (RECIPE, WEIGHTS, HISTORY, MODEL, CURVES, CHECKPOINTS)  # what a run folder holds beside the singles
-
-
-@dataclass(frozen=True, eq=False)
-class _Material:
-    """What every part of one training shares."""
-
-    recipe: Recipe
-    split: Split
-    train: Sequence[Head]
-    validation: Sequence[Head]
-    standardise: Mapping[str, Standardisation]
-    gradients: Mapping[str, Gradients]
-    facts: Mapping[str, Any]
-    watch: Watch
-
-    def feed(self, heads: Sequence[Head], platforms: Sequence[str], per_subject: int) -> PatchFeed:
-        """Patches of some heads for some targets."""
-        factors = self.recipe.task.upsampling
-        return PatchFeed(
-            heads,
-            self.standardise,
-            self.recipe.source.name,
-            {platform: factors[platform] for platform in platforms},
-            self.recipe.model.patch_size,
-            per_subject,
-            seed_for(self.recipe, "patches"),
-        )
-
-    def validating(self, platforms: Sequence[str]) -> PatchFeed:
-        """The fixed patches that models are chosen by."""
-        return self.feed(self.validation, platforms, self.recipe.training.validation_patches)
+INPUTS = "inputs.json"  # SHA-256 of every file that was read
+PARTS = (RECIPE, WEIGHTS, HISTORY, MODEL, CURVES, CHECKPOINTS, FEED, INPUTS)  # beside singles/
 
 
 def train(
@@ -80,11 +47,11 @@ def train(
     *,
     resume: bool = False,
     force: bool = False,
-    auto_mask: bool = False,
+    reading: Reading = Reading(),  # noqa: B008  frozen
 ) -> Trained:
     """Train the singles, choose among candidates by validation error, train the composition.
 
-    Test subjects are not even read.
+    Of test subjects nothing is read but whether an image is one that trains, under another name.
 
     Args:
         recipe: What to train.
@@ -93,21 +60,24 @@ def train(
         watch: Called as the work goes on.
         resume: Continue an interrupted run of the same recipe.
         force: Replace a finished or unfinished run.
-        auto_mask: Make masks where none are on disk.
+        reading: How acquisitions are read.
 
     Raises:
+        DataError: Subjects cannot be split, one of them is there twice, or a file is unusable.
         OutputError: `out` exists, and neither `resume` nor `force` was given.
     """
-    split = _split(recipe, dataset)
+    split = split_of(recipe, dataset)
     _refuse_taken(out, recipe, resume=resume, force=force)
     if is_complete(out) and not force:
         return load(out)
     if recipe.training.threads:
         torch.set_num_threads(recipe.training.threads)
-    material = _gather(recipe, dataset, split, watch, auto_mask=auto_mask)  # bad data end here, with nothing written
+    material = gather(recipe, dataset, split, out, watch, reading)  # bad data end here, with nothing written
     if force:
         shutil.rmtree(out, ignore_errors=True)
+    _refuse_changed(out / INPUTS, material.inputs, reading)
     write_whole(out / RECIPE, to_toml(recipe).encode())
+    write_whole(out / INPUTS, (json.dumps(material.inputs, indent=1) + "\n").encode())
     task = recipe.task
     chosen: dict[str, Trained] = {}
     errors: dict[str, dict[str, float]] = {}
@@ -124,13 +94,25 @@ def train(
     facts = {"validation": {"candidates": errors, "score": outcome.score, "best_epoch": outcome.best_epoch}}
     options = {platform: run.options[platform] for platform, run in chosen.items()}
     _finish(material, out, recipe, model, networks, history, facts, options)
+    shutil.rmtree(out / FEED, ignore_errors=True)
     return load(out)
 
 
-def _split(recipe: Recipe, dataset: TravellingHeads) -> Split:
-    platforms = (recipe.source.name, *recipe.task.target_names)
-    subjects = dataset.subjects_with(platforms)
-    return split_subjects(subjects, recipe.split.validation, recipe.split.test, seed_for(recipe, "split"))
+def _refuse_changed(path: Path, inputs: Mapping[str, Mapping[str, str]], reading: Reading) -> None:
+    """Refuse to continue a run on other data than it began with, unless that is accepted."""
+    if not path.is_file():
+        return
+    try:
+        before = json.loads(path.read_bytes())
+    except ValueError:
+        before = {}
+    changed = sorted(name for name in {*before, *inputs} if before.get(name) != inputs.get(name))
+    if not changed:
+        return
+    words = f"{', '.join(changed)} changed since this run began"
+    if INPUTS_CHECK not in reading.accept:
+        raise DataError(f"{words}: start a new run, put the files back, or use `--accept {INPUTS_CHECK}`.")
+    reading.say(f"accepted: {words}")
 
 
 def _refuse_taken(out: Path, recipe: Recipe, *, resume: bool, force: bool) -> None:
@@ -150,24 +132,7 @@ def _refuse_taken(out: Path, recipe: Recipe, *, resume: bool, force: bool) -> No
             )
 
 
-def _gather(recipe: Recipe, dataset: TravellingHeads, split: Split, watch: Watch, *, auto_mask: bool) -> _Material:
-    heads = read_heads(dataset, (*split.train, *split.validation), recipe, watch, auto_mask=auto_mask)
-    train, validation = heads[: len(split.train)], heads[len(split.train) :]
-    source = recipe.source.name
-    standardise = {source: statistics((head.source for head in train), source)}
-    for platform in recipe.task.target_names:
-        standardise[platform] = statistics((head.targets[platform] for head in train), platform)
-    facts = {
-        "label": dataset.label,
-        "simulated": dataset.simulated,
-        "data": {"root": dataset.root.name, "facts": dict(dataset.facts)},
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    gradients = {platform: volume.gradients for platform, volume in train[0].targets.items()}
-    return _Material(recipe, split, train, validation, standardise, gradients, facts, watch)
-
-
-def _candidate(material: _Material, platform: str, candidate: str, out: Path) -> Trained:
+def _candidate(material: Material, platform: str, candidate: str, out: Path) -> Trained:
     """One trained candidate: a finished run that was named, or a single network trained now, a run of its own."""
     if is_folder(candidate):
         _, _, run = single_of(candidate, platform)
@@ -201,7 +166,7 @@ def _single_recipe(recipe: Recipe, platform: str, candidate: str) -> Recipe:
     return recipe.model_copy(update={"model": model, "target": targets})
 
 
-def _refuse_foreign(material: _Material, platform: str, candidate: str, run: Trained) -> None:
+def _refuse_foreign(material: Material, platform: str, candidate: str, run: Trained) -> None:
     """Refuse a member whose channels mean something else here, or that saw our held-out subjects."""
     ours, theirs = material.recipe, run.recipe
     for what, a, b in (
@@ -211,8 +176,11 @@ def _refuse_foreign(material: _Material, platform: str, candidate: str, run: Tra
     ):
         if a != b:
             raise RunError(f"{candidate} has {what} {b}, this recipe {a}: train it again with this recipe's.")
-    for name in (ours.source.name, platform):
-        here, there = material.standardise[name], run.standardise[name]
+    pairs = {platform: (material.standardise[platform], run.standardise[platform])}
+    here, there = material.standardise_source, run.standardise_source
+    if isinstance(here, Standardisation) and isinstance(there, Standardisation):
+        pairs[ours.source.name] = (here, there)
+    for name, (here, there) in pairs.items():
         if not (np.allclose(here.mean, there.mean, rtol=1e-4) and np.allclose(here.std, there.std, rtol=1e-4)):
             raise RunError(
                 f"{candidate} was standardised with {name} of {', '.join(run.split.train)}, this run with that of "
@@ -223,17 +191,17 @@ def _refuse_foreign(material: _Material, platform: str, candidate: str, run: Tra
         raise RunError(f"{candidate} was trained on {', '.join(sorted(seen))}, who are held out here: split alike.")
 
 
-def _validation_error(material: _Material, platform: str, run: Trained) -> float:
+def _validation_error(material: Material, platform: str, run: Trained) -> float:
     model = Model({platform: run.model.singles[platform]}, {}, {})
     batches = material.validating((platform,)).batches(0, material.recipe.training.batch_size)
     return mean_of_answers(validate(model, batches))
 
 
-def _fit(material: _Material, model: Model, platforms: Sequence[str], folder: Path, epochs: int, phase: str) -> Outcome:
+def _fit(material: Material, model: Model, platforms: Sequence[str], folder: Path, epochs: int, phase: str) -> Outcome:
     training = material.recipe.training
     return fit(
         model,
-        material.feed(material.train, platforms, training.patches_per_subject),
+        material.training(platforms),
         material.validating(platforms),
         epochs=epochs,
         batch_size=training.batch_size,
@@ -248,7 +216,7 @@ def _fit(material: _Material, model: Model, platforms: Sequence[str], folder: Pa
 
 
 def _finish(
-    material: _Material,
+    material: Material,
     folder: Path,
     recipe: Recipe,
     model: Model,
@@ -257,7 +225,6 @@ def _finish(
     facts: Mapping[str, Any],
     options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
-    names = (recipe.source.name, *recipe.task.target_names)
     write_run(
         folder,
         recipe,
@@ -265,7 +232,8 @@ def _finish(
         history,
         networks=networks,
         options=options,
-        standardise={name: material.standardise[name] for name in names},
+        standardise_source=material.standardise_source,
+        standardise={name: material.standardise[name] for name in recipe.task.target_names},
         split=material.split,
         gradients={name: material.gradients[name] for name in recipe.task.target_names},
         facts={**material.facts, **facts},
