@@ -133,7 +133,7 @@ def to_tensors(batch: Batch, device: torch.device) -> tuple[Tensor, dict[str, Te
     """Source, targets and masks as (B, C, X, Y, Z), without a copy on the CPU."""
 
     def tensor(array: Any) -> Tensor:
-        return torch.from_numpy(array).to(device).movedim(-1, 1)
+        return torch.as_tensor(array, device=device).movedim(-1, 1)
 
     return (
         tensor(batch.source),
