@@ -1,6 +1,7 @@
 """How a recipe's words become objects: options, representation, data, networks, models."""
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ from torch import nn
 from harmonet import plugins
 from harmonet.composer import Model, Single, build_network, build_single, compose
 from harmonet.data.gradients import SHELL_TOLERANCE
-from harmonet.errors import DataError, NotFoundError, RecipeError
+from harmonet.errors import DataError, HarmonetError, NotFoundError, RecipeError
 from harmonet.platforms import Task
-from harmonet.recipe import PlatformTable, Recipe, parse
+from harmonet.recipe import FOLD, PlatformTable, Recipe, parse
 from harmonet.representation import Representation
 
 
@@ -35,6 +36,8 @@ def representation_of(recipe: Recipe) -> Representation:
     shells = shells_of(recipe.task)
     try:
         built: Representation = entry.load()(shells, **recipe.representation.options)
+    except HarmonetError:
+        raise
     except (TypeError, ValueError) as error:  # an option of the wrong kind, such as text for a number
         raise RecipeError(f"representation {entry.name} cannot be built with its options: {error}.") from None
     if built.uses_gradients and not shells:
@@ -136,6 +139,8 @@ def recipe_of(
         NotFoundError: A network, fusion, platform or option is not known.
         RecipeError: The parts contradict each other.
     """
+    if split not in (None, "paper") and not re.fullmatch(FOLD, str(split)):
+        raise RecipeError(f"--split {split!r} is no split: write a fold such as 2/5 (the second of five), or paper.")
     chosen = {name: dict(given) for name, given in (options or {}).items()}
     entries = {name: plugins.network(name) for names in candidates.values() for name in names if not is_folder(name)}
     used: dict[str, Any] = dict(entries)
