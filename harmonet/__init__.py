@@ -30,10 +30,13 @@ if TYPE_CHECKING:  # the same names for type checkers, which cannot follow __get
     from harmonet.representation import Representation as Representation
     from harmonet.runs import compose as compose
     from harmonet.runs import load as load
+    from harmonet.stages import Gaussian as Gaussian
+    from harmonet.stages import Stage as Stage
 
 _HOMES = {
     "Fusion": "fusion",
     "FusionEntry": "registry",
+    "Gaussian": "stages",
     "HarmonetError": "errors",
     "Model": "composer",
     "NetworkEntry": "registry",
@@ -43,6 +46,7 @@ _HOMES = {
     "Representation": "representation",
     "RepresentationEntry": "registry",
     "Source": "fusion",
+    "Stage": "stages",
     "Task": "platforms",
     "answers": "composer",
     "compose": "runs",

@@ -13,7 +13,7 @@ from harmonet import plugins
 from harmonet.composer import Model, Single, build_network, build_single, compose
 from harmonet.data.gradients import SHELL_TOLERANCE
 from harmonet.errors import DataError, HarmonetError, NotFoundError, RecipeError
-from harmonet.platforms import Task
+from harmonet.platforms import Kind, Task
 from harmonet.recipe import FOLD, PlatformTable, Recipe, parse
 from harmonet.representation import Representation
 
@@ -53,6 +53,22 @@ def shells_of(task: Task) -> tuple[float, ...]:
         for shell in task.source.shells
         if all(any(abs(shell - b) <= SHELL_TOLERANCE for b in target.shells) for target in task.targets)
     )
+
+
+def kinds_of(recipe: Recipe) -> dict[str, Kind]:
+    """Platform to how its networks' predictions lie on the source, as their cards say.
+
+    Raises:
+        RecipeError: Candidates of one platform differ, so that they need different images to learn from.
+    """
+    found: dict[str, Kind] = {}
+    for platform, names in recipe.model.candidates.items():
+        kinds = {name: plugins.network(name).alignment for name in names if not is_folder(name)}
+        if len(set(kinds.values())) > 1 and recipe.task.upsampling[platform] > 1:
+            told = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
+            raise RecipeError(f"the candidates of {platform} predict on different grids, {told}: choose of one kind.")
+        found[platform] = next(iter(kinds.values()), "node")
+    return found
 
 
 def is_folder(candidate: str) -> bool:
@@ -152,6 +168,9 @@ def recipe_of(
     for name in chosen:
         if name not in used:
             raise NotFoundError(f"options are given for {name!r}, which this recipe does not use: {', '.join(used)}.")
+    for name, entry in entries.items():
+        if "shells" in entry.options():  # a network that reads SH orders must know how often they repeat
+            chosen.setdefault(name, {}).setdefault("shells", max(len(shells_of(task)), 1))
     for name, entry in used.items():
         entry.check_options(chosen.get(name, {}))
         defaults = {key: value for key, value in entry.options().items() if _plain(value)}

@@ -17,7 +17,7 @@ from harmonet import plugins
 from harmonet.blocks.connection import count_parameters
 from harmonet.errors import NotFoundError, ShapeError, nearest
 from harmonet.fusion import Fusion, Source, Stage
-from harmonet.platforms import check_name, target_patch_size
+from harmonet.platforms import KINDS, check_name, target_patch_size
 from harmonet.registry import NetworkEntry
 from harmonet.taps import Size, empty_patch, forward_with_taps, layer_names, measure
 
@@ -83,21 +83,31 @@ class Model(nn.Module):
             x: Source patches (B, C, n, n, n), standardised.
 
         Returns:
-            One dict per stage, platform to (B, C, t, t, t), t = n, or 2n - 3 at upsampling 2.
+            One dict per stage, platform to (B, C, t, t, t), t = n, or at upsampling 2 2n - 3 (node) or 2n (cell).
+            Networks with uncertainty put their variances beside.
         """
-        first: Stage = {}
+        first = Stage()
         features: dict[str, dict[str, Tensor]] = {}
         for platform, network in self.singles.items():
-            first[platform], features[platform] = forward_with_taps(network, self.taps.get(platform, {}), x)
+            prediction, features[platform] = forward_with_taps(network, self.taps.get(platform, {}), x)
+            first.add(platform, prediction)
         later = [fusion(first, features) for fusion in self.fusions.values()]
-        merged = [{p: y for stage in stages for p, y in stage.items()} for stages in zip_longest(*later, fillvalue={})]
-        return [first, *merged]
+        return [first, *(_merged(stages) for stages in zip_longest(*later, fillvalue={}))]
 
     def advance(self, done: float) -> None:
         """Tell every fusion how far the training is, 0 to 1."""
         for fusion in self.fusions.values():
             assert isinstance(fusion, Fusion)
             fusion.advance(done)
+
+
+def _merged(stages: Iterable[Mapping[str, Tensor]]) -> Stage:
+    """One stage of what the fusions of several targets give at the same time."""
+    merged = Stage()
+    for stage in stages:
+        merged.update(stage)
+        merged.variances.update(stage.variances if isinstance(stage, Stage) else {})
+    return merged
 
 
 def answers(stages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -228,13 +238,14 @@ def measure_single(
     network: nn.Module, layers: Mapping[str, str], channels: int, patch_size: int, upsampling: int
 ) -> Source:
     """Measured sizes of a network, its prediction held against the patch it must give."""
-    edge = target_patch_size(patch_size, upsampling)
     measured = measure(network, layers, channels, patch_size)
-    expected = (channels, edge, edge, edge)
-    if measured.prediction != expected:
+    edges = {kind: target_patch_size(patch_size, upsampling, kind) for kind in KINDS}
+    fitting = [(channels, edge, edge, edge) for edge in dict.fromkeys(edges.values())]
+    if measured.prediction not in fitting:
         raise ShapeError(
             f"{type(network).__name__} gives {_size(measured.prediction)} from a patch of {patch_size} voxels, but "
-            f"upsampling {upsampling} needs {_size(expected)} (channels @ voxels): choose a network for that grid."
+            f"upsampling {upsampling} needs {' or '.join(map(_size, fitting))} (channels @ voxels): choose a network "
+            "for that grid."
         )
     return Source(measured.prediction, measured.features)
 

@@ -1,13 +1,16 @@
 """What a fusion is: it reads the first predictions and features of single networks and gives later stages."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from harmonet.stages import Gaussian, Stage
+
+__all__ = ["Fusion", "Gaussian", "Source", "Stage"]
+
 Size = tuple[int, ...]  # (C, X, Y, Z)
-Stage = dict[str, Tensor]  # platform -> prediction (B, C, X, Y, Z)
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Fusion(nn.Module, ABC):
         self.target = target
 
     @abstractmethod
-    def forward(self, first: Stage, features: Mapping[str, Mapping[str, Tensor]]) -> list[Stage]:
+    def forward(self, first: Stage, features: Mapping[str, Mapping[str, Tensor]]) -> Sequence[dict[str, Tensor]]:
         """The later stages.
 
         Args:
@@ -49,7 +52,7 @@ class Fusion(nn.Module, ABC):
             features: Platform to tap name to tensor (B, C, X, Y, Z).
 
         Returns:
-            One dict, platform to prediction, per later stage.
+            One dict, platform to prediction, per later stage; a `Stage` where predictions have variances.
         """
 
     def advance(self, done: float) -> None:

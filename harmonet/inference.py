@@ -29,6 +29,14 @@ class Where:
     alignment: Alignment
 
 
+class Filled(dict[str, Floats]):
+    """One stage's volumes by platform; those of their variances, where a network gives them, in `variances`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.variances: dict[str, Floats] = {}
+
+
 def predict_stages(
     model: Model,
     source: Floats,
@@ -36,7 +44,7 @@ def predict_stages(
     where: Mapping[str, Where],
     patch_size: int,
     watch: Callable[[int, int], None] | None = None,
-) -> list[dict[str, Floats]]:
+) -> list[Filled]:
     """Every stage's prediction of each platform, standardised.
 
     Args:
@@ -53,23 +61,29 @@ def predict_stages(
     centres = tile_centres(mask)
     radius = patch_size // 2
     model.eval()
-    stages: list[dict[str, Floats]] = []
+    stages: list[Filled] = []
     for start in range(0, len(centres), BATCH):
         chunk = centres[start : start + BATCH]
         patches = np.stack([window(source, c - radius, c + radius + 1) for c in chunk])
         with torch.inference_mode():
             predicted = model(torch.from_numpy(patches).to(model.device).movedim(-1, 1))
-        if not stages:
-            stages = [
-                {p: np.zeros((*where[p].grid.shape, y.shape[1]), dtype=np.float32) for p, y in stage.items()}
-                for stage in predicted
-            ]
+        stages = stages or [Filled() for _ in predicted]
         for out, stage in zip(stages, predicted, strict=True):
-            for platform, values in stage.items():
-                _keep_cores(out[platform], values.movedim(1, -1).cpu().numpy(), chunk, where[platform])
+            _keep(out, stage, chunk, where)
+            _keep(out.variances, getattr(stage, "variances", {}), chunk, where)
         if watch is not None:
             watch(start + len(chunk), len(centres))
     return stages
+
+
+def _keep(
+    out: dict[str, Floats], patches: Mapping[str, torch.Tensor], centres: NDArray[np.int_], where: Mapping[str, Where]
+) -> None:
+    """Copy the cores of some patches of each platform to their places."""
+    for platform, values in patches.items():
+        if platform not in out:
+            out[platform] = np.zeros((*where[platform].grid.shape, values.shape[1]), dtype=np.float32)
+        _keep_cores(out[platform], values.movedim(1, -1).cpu().numpy(), centres, where[platform])
 
 
 def tile_centres(mask: NDArray[np.bool_]) -> NDArray[np.int_]:

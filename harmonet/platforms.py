@@ -14,6 +14,7 @@ Affine = NDArray[np.float64]
 Indices = NDArray[np.int_]
 Triple = tuple[float, float, float]
 Kind = Literal["node", "cell"]
+KINDS: tuple[Kind, ...] = ("node", "cell")
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 

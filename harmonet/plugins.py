@@ -234,7 +234,7 @@ def list_networks(pattern: str = "*") -> list[str]:
     """Names of the registered single networks that match the wildcard pattern.
 
     >>> list_networks("*res*")
-    ['shresnet']
+    ['shresnet', 'shresnet2017']
     """
     load()
     return NETWORKS.names(pattern)

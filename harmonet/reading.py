@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from harmonet import plugins
-from harmonet.build import representation_of, shells_of
+from harmonet.build import kinds_of, representation_of, shells_of
 from harmonet.data.acquisition import Acquisition
 from harmonet.data.cache import Cache
 from harmonet.data.gradients import SHELL_TOLERANCE
@@ -102,7 +102,7 @@ def _head(dataset: TravellingHeads, subject: str, recipe: Recipe, reading: Readi
 
     source = volume(task.source)
     here = [p for p in task.targets if (subject, p.name) in dataset.acquisitions]
-    head = bring_together(subject, source, {p.name: volume(p) for p in here}, task.upsampling)
+    head = bring_together(subject, source, {p.name: volume(p) for p in here}, task.upsampling, kinds_of(recipe))
     for sentence in head.notes:
         reading.say(sentence)
     return head

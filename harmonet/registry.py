@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from importlib import import_module
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import catalogue
 
@@ -107,11 +107,16 @@ class NetworkEntry(Entry):
         upsampling: Factors it can be built for.
         taps: Name of a feature to dotted layer path; the first is the default tap.
         parameters: Number of parameters at 28 channels in and out, upsampling 1, default options.
+        alignment: How predictions at upsampling 2 lie on the source: on its `node`s, 2n - 3 voxels on edge, or in its
+            `cell`s, twice an odd number of voxels.
+        unsupported: Name of a check of the conformance kit that this network is known to fail, to the reason.
     """
 
     upsampling: tuple[int, ...] = (1,)
     taps: Mapping[str, str] = field(default_factory=dict)
     parameters: int | None = None
+    alignment: Literal["node", "cell"] = "node"
+    unsupported: Mapping[str, str] = field(default_factory=dict)
 
     supplied: ClassVar[tuple[str, ...]] = ("in_channels", "out_channels", "upsampling")
 
@@ -131,7 +136,13 @@ class NetworkEntry(Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class FusionEntry(Entry):
-    """A fusion: `build(sources, target, **options)` gives a `harmonet.Fusion`."""
+    """A fusion: `build(sources, target, **options)` gives a `harmonet.Fusion`.
+
+    Attributes:
+        unsupported: Name of a check of the conformance kit that this fusion is known to fail, to the reason.
+    """
+
+    unsupported: Mapping[str, str] = field(default_factory=dict)
 
     supplied: ClassVar[tuple[str, ...]] = ("sources", "target")
 

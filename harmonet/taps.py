@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from harmonet.errors import NotFoundError, ShapeError, nearest
+from harmonet.stages import Gaussian
 
 Size = tuple[int, ...]  # (C, X, Y, Z)
 
@@ -108,8 +109,16 @@ def measure(module: nn.Module, taps: Mapping[str, str], in_channels: int, patch_
 
     The module's modes, weights, statistics and the random state are left as they were.
     """
+    prediction: Any  # a stranger's module can give anything
     with empty_patch(module, in_channels, patch_size) as x:
         prediction, features = forward_with_taps(module, taps, x)
+    if isinstance(prediction, Gaussian):
+        if prediction.variance.shape != prediction.mean.shape:
+            raise ShapeError(
+                f"{type(module).__name__} gives a mean of {tuple(prediction.mean.shape)} and a variance of "
+                f"{tuple(prediction.variance.shape)}: both need one size."
+            )
+        prediction = prediction.mean
     if not isinstance(prediction, Tensor):
         raise ShapeError(
             f"{type(module).__name__} gives a {type(prediction).__name__}, not one tensor (B, C, X, Y, Z)."

@@ -1,10 +1,11 @@
-"""Shared layers: connection networks from measured sizes, reversible layers that invert."""
+"""Shared layers: connection networks from measured sizes, fast layers that compute what torch's do."""
 
 import pytest
 import torch
+from torch import nn
 
 from harmonet.blocks.connection import ConnectionNet, count_parameters, resolve
-from harmonet.blocks.reversible import ReversibleLayer, reversible_stack
+from harmonet.blocks.pointwise import Pointwise, channels_last
 from harmonet.errors import ShapeError
 
 # features and predictions of an 11-voxel patch, as the reference lists them
@@ -48,15 +49,26 @@ def test_features_that_are_no_cube_are_refused():
         ConnectionNet((4, 11, 11, 9), (4, 11, 11, 11))
 
 
-@pytest.mark.parametrize("channels", [6, 7, 28])
-def test_a_reversible_layer_can_be_inverted(channels):
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize("channels", [(1, 5), (6, 1), (28, 50)])
+def test_a_pointwise_convolution_is_that_of_torch(channels, layout):
     torch.manual_seed(0)
-    layer = ReversibleLayer(channels).double().eval()
-    x = torch.randn(2, channels, 5, 5, 5, dtype=torch.float64)
-    y = layer(x)
-    assert not torch.allclose(y, x)
-    assert torch.allclose(layer.inverse(y), x, atol=1e-12)
+    plain, fast = nn.Conv3d(*channels, 1), Pointwise(*channels)
+    fast.load_state_dict(plain.state_dict())
+    results = []
+    for module in (plain, fast):
+        x = torch.linspace(-2, 2, 3 * channels[0] * 60).view(3, channels[0], 3, 4, 5).to(memory_format=layout)
+        y = module(x.requires_grad_())
+        y.square().mean().backward()
+        results.append([y, x.grad, module.weight.grad, module.bias.grad])
+    for expected, found in zip(*results, strict=True):
+        assert expected.shape == found.shape
+        assert torch.allclose(expected, found, atol=1e-5)
 
 
-def test_a_stack_keeps_its_width():
-    assert reversible_stack(7, 2)(torch.zeros(1, 7, 5, 5, 5)).shape == (1, 7, 5, 5, 5)
+def test_channels_last_changes_the_layout_alone():
+    x = torch.randn(2, 5, 3, 4, 6)
+    y = channels_last(x)
+    assert torch.equal(x, y)
+    assert y.stride(1) == 1
+    assert channels_last(y) is y

@@ -20,7 +20,7 @@ from harmonet.files import sha256
 from harmonet.recipe import read_recipe, to_toml
 
 HEAVY = ("torch", "dipy", "scipy", "nibabel", "matplotlib", "pydantic")
-VERBS = ("demo", "simulate", "data check", "list", "show", "compose", "train", "eval", "predict")
+VERBS = ("demo", "simulate", "data check", "list", "show", "compose", "train", "eval", "predict", "check", "plugin new")
 PLATFORMS = {"prisma_st", "connectom_st", "connectom_sa"}
 # `harmonet` in a process of its own, with Ctrl-C as a terminal gives it: a background job inherits it ignored.
 COMMAND = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"

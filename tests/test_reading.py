@@ -270,3 +270,41 @@ def test_a_target_that_does_not_nest_is_resampled_and_the_run_says_so(heads, tmp
     run, evaluation, _ = whole_way(heads, recipe, tmp_path)
     assert any("connectom_sa: resampled" in note for note in run.facts["notes"])
     assert any("connectom_sa: resampled" in note for note in evaluation.notes)
+
+
+def test_a_network_that_predicts_cells_goes_the_whole_way(tiny_heads, tmp_path):
+    task = one_target(task_of(open_dataset(tiny_heads), "ge_st"), "connectom_sa")
+    options = {"espcn_shuffle": {"widths": [6, 8]}}
+    recipe = recipe_of(task, {"connectom_sa": ["espcn_shuffle"]}, options=options, order=2)
+    recipe = parse(recipe.model_dump(exclude_none=True) | {"training": TRAINING}, "of a test")
+    run, evaluation, _ = whole_way(tiny_heads, recipe, tmp_path)
+    assert any("to the cell-aligned 1.2 mm grid" in note for note in run.facts["notes"])
+    source = nib.load(open_dataset(tiny_heads).acquisition(run.split.test[0], "ge_st").dwi)
+    predicted = nib.load(tmp_path / "predicted" / "new_space-connectom_sa_sh.nii.gz")
+    assert predicted.shape[:3] == tuple(2 * n for n in source.shape[:3])
+    centre = (np.array(source.shape[:3]) - 1) / 2
+    same = predicted.affine @ [*((np.array(predicted.shape[:3]) - 1) / 2), 1]
+    assert np.allclose(source.affine @ [*centre, 1], same, atol=1e-4)  # one field of view
+    assert all(np.isfinite(score.sh_mse) for score in evaluation.scores)
+
+
+def test_candidates_that_predict_on_different_grids_are_refused(tiny_heads, tmp_path):
+    task = one_target(task_of(open_dataset(tiny_heads), "ge_st"), "connectom_sa")
+    recipe = recipe_of(task, {"connectom_sa": ["espcn_shuffle", "diqt"]}, order=2)
+    with pytest.raises(RecipeError, match=r"espcn_shuffle \(cell\), diqt \(node\): choose of one kind"):
+        train(recipe, open_dataset(tiny_heads), tmp_path / "run", quiet)
+
+
+def test_a_network_in_raw_units_gets_the_statistics(tiny_heads, tmp_path):
+    dataset = open_dataset(tiny_heads)
+    task = one_target(task_of(dataset, "ge_st"))
+    options = {"cnn_rish": {"mode": "rish", "width": 6}}
+    recipe = recipe_of(task, {"prisma_st": ["cnn_rish"]}, options=options, order=2)
+    tables = recipe.model_dump(exclude_none=True) | {"training": TRAINING}
+    run, evaluation, _ = whole_way(tiny_heads, parse(tables, "of a test"), tmp_path)
+    kept = {name: value.numpy() for name, value in run.model.singles["prisma_st"].named_buffers()}
+    assert any(np.allclose(value, run.standardise["prisma_st"].mean, rtol=1e-5) for value in kept.values())
+    assert all(np.isfinite(score.sh_mse) for score in evaluation.scores)
+    tables["representation"]["standardise"] = "acquisition"
+    with pytest.raises(RecipeError, match="cnn_rish reads raw units"):
+        train(parse(tables, "of a test"), dataset, tmp_path / "refused", quiet)

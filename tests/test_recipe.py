@@ -27,8 +27,9 @@ def test_a_recipe_survives_the_round_trip_through_toml(recipe, tmp_path):
 
 def test_every_default_is_written_out(recipe):
     tables = tomllib.loads(to_toml(recipe))
-    assert tables["model"]["options"]["diqt"] == {"layers": 2, "widths": [50, 100]}
-    assert tables["model"]["options"]["shresnet"] == {"blocks": 2, "width": 100}
+    assert tables["model"]["options"]["diqt"] == {"layers": 2, "widths": [50, 100], "recompute": False}
+    more = {"final_relu": False, "rish_projection": False, "shells": 1}
+    assert tables["model"]["options"]["shresnet"] == {"blocks": 2, "width": 100, **more}
     assert tables["model"]["options"]["msp"] == {"start": 0.0, "ramp": 0.5}
     assert tables["representation"]["options"] == {"order": 6, "laplace_beltrami": 0.006}
     assert tables["training"]["batch_size"] == 12

@@ -11,7 +11,19 @@ from harmonet.errors import NotFoundError, RegistrationError
 from harmonet.registry import FUSIONS, NETWORKS, REPRESENTATIONS, FusionEntry, NetworkEntry, Paper, Registry
 
 BUILT_IN = {
-    "network": ["diqt", "shresnet"],
+    "network": [
+        "bayesian_espcn",
+        "cnn_rish",
+        "cpm_plain",
+        "diqt",
+        "espcn",
+        "espcn_shuffle",
+        "fcsnet",
+        "hned_plain",
+        "shnet",
+        "shresnet",
+        "shresnet2017",
+    ],
     "fusion": ["msp"],
     "representation": ["csd", "intensity", "sh_sd", "sh_signal"],
 }

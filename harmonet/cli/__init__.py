@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from harmonet.cli import catalogue, compose, data, demo, evaluate, predict, simulate, train
+from harmonet.cli import catalogue, check, compose, data, demo, evaluate, plugin, predict, simulate, train
 from harmonet.errors import HarmonetError
 
 app = typer.Typer(
@@ -32,6 +32,8 @@ app.command("compose")(compose.compose)
 app.command("train")(train.train)
 app.command("eval")(evaluate.eval_)
 app.command("predict")(predict.predict)
+app.command("check")(check.check)
+app.add_typer(plugin.app, name="plugin")
 
 
 @app.callback(invoke_without_command=True)

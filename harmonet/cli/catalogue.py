@@ -1,12 +1,13 @@
-"""`harmonet list` and `harmonet show`: what is registered."""
+"""`harmonet list` and `harmonet show`: what is registered, and what it is made of."""
 
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from harmonet.cli.compose import option_value
 from harmonet.cli.console import Json, note, print_json, print_table
-from harmonet.errors import NotFoundError, nearest
+from harmonet.errors import NotFoundError, RecipeError, nearest
 
 if TYPE_CHECKING:
     from harmonet.registry import Entry, Registry
@@ -36,57 +37,67 @@ def list_(
 
     Example: harmonet list networks '*res*'
     """
-    from harmonet import plugins
-
-    found = plugins.load()
-    if kind is Kind.plugins:
-        rows = [
-            {
-                "plugin": plugin.name,
-                "package": plugin.package,
-                "version": plugin.version,
-                "state": "left out" if plugin.problem else "loaded",
-                "brings": list(plugin.entries),
-                "problem": plugin.problem or "",
-            }
-            for plugin in found
-        ]
-    else:
-        registry = _registries()[kind]
-        rows = [
-            {
-                "name": name,
-                "from": registry.provider(name),
-                "summary": registry.get(name).summary,
-                "paper": str(registry.get(name).paper or ""),
-            }
-            for name in registry.names(pattern)
-        ]
+    rows = _plugin_rows(pattern) if kind is Kind.plugins else _entry_rows(kind, pattern)
     if json:
         print_json(rows)
     elif rows:
         columns = list(rows[0])
-        print_table(kind.value, columns, [[_cell(row[c]) for c in columns] for row in rows])
+        print_table(kind.value, columns, [[_shown(row[c]) for c in columns] for row in rows])
     else:
         note(f"no {kind.value} match {pattern!r}")
 
 
-def _cell(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _plugin_rows(pattern: str) -> list[dict[str, Any]]:
+    from fnmatch import fnmatchcase
+
+    from harmonet import plugins
+
+    return [
+        {
+            "plugin": plugin.name,
+            "package": plugin.package,
+            "version": plugin.version,
+            "state": "left out" if plugin.problem else "loaded",
+            "brings": list(plugin.entries),
+            "problem": plugin.problem or "",
+        }
+        for plugin in plugins.load()
+        if fnmatchcase(plugin.name, pattern) or fnmatchcase(plugin.package, pattern)
+    ]
+
+
+def _entry_rows(kind: Kind, pattern: str) -> list[dict[str, Any]]:
+    from harmonet import plugins
+    from harmonet.registry import NetworkEntry
+
+    plugins.load()
+    registry, rows = _registries()[kind], []
+    for name in registry.names(pattern):
+        entry = registry.get(name)
+        row: dict[str, Any] = {"name": name, "from": registry.provider(name), "summary": entry.summary}
+        if isinstance(entry, NetworkEntry):
+            row |= {"upsampling": list(entry.upsampling), "parameters": entry.parameters}
+        rows.append(row | {"paper": str(entry.paper or "")})
+    return rows
 
 
 def show(
     name: Annotated[str, typer.Argument(help="Name of a network, fusion or representation.")],
+    channels: Annotated[int, typer.Option(min=1, help="Channels in and out.")] = 28,
+    patch_size: Annotated[int, typer.Option(min=1, help="Edge of a source patch in voxels.")] = 11,
     upsampling: Annotated[int, typer.Option(help="For a network: 1 or 2.")] = 1,
+    option: Annotated[list[str] | None, typer.Option(help="Option to build it with, KEY=VALUE (repeatable).")] = None,
     json: Json = False,
 ) -> None:
-    """Show a card: paper, options, and for a network the layers that can be tapped with their measured sizes.
+    """Show a card and what was measured: for a network its layers with sizes, FLOPs and receptive field.
 
-    Example: harmonet show shresnet
+    A fusion is measured between three networks of the preset cdmri2017, a representation on the shell of that.
+
+    Example: harmonet show shresnet --upsampling 2 --option blocks=1
     """
-    from harmonet.registry import NetworkEntry
-
     entry, kind = _find(name)
+    chosen = dict(_option(text) for text in option or ())
+    entry.check_options(chosen)
     card: dict[str, Any] = {
         "name": entry.name,
         "kind": kind,
@@ -94,32 +105,61 @@ def show(
         "paper": str(entry.paper or ""),
         "published": entry.published,
         "our choice": entry.our_choice,
-        "options": entry.options(),
+        "options": entry.options() | chosen,
     }
-    layers: list[dict[str, Any]] = []
-    if isinstance(entry, NetworkEntry):
-        from harmonet.blocks.connection import count_parameters
-        from harmonet.build import create_network
-        from harmonet.taps import tappable_layers
-
-        network = create_network(name, upsampling=upsampling)
-        card |= {
-            "upsampling": list(entry.upsampling),
-            "taps": dict(entry.taps),
-            "parameters": count_parameters(network),
-        }
-        layers = [{"layer": path, "size": list(size)} for path, size in tappable_layers(network, 28, 11).items()]
+    measured = _measured(entry, channels, patch_size, upsampling, chosen)
+    layers = measured.pop("layers", ())
+    card |= measured
     if json:
         print_json(card | ({"layers": layers} if layers else {}))
         return
-    print_table(f"{kind} {name}", ["card", ""], [[key, _shown(value)] for key, value in card.items() if value != ""])
+    print_table(f"{kind} {name}", ["card", ""], [row for row in map(_card_row, card, card.values()) if row[1]])
     if layers:
-        default = set(entry.taps.values()) if isinstance(entry, NetworkEntry) else set()
-        rows = [
-            [row["layer"] + (" (default tap)" if row["layer"] in default else ""), " x ".join(map(str, row["size"]))]
-            for row in layers
-        ]
-        print_table("Layers that can be tapped, 28 channels, patch of 11 voxels", ["layer", "C x X x Y x Z"], rows)
+        print_table(
+            f"layers; sizes C x X x Y x Z of those that can be tapped, {channels} channels, patch of {patch_size} "
+            f"voxels, upsampling {upsampling}",
+            ["layer", "class", "tap", "size", "parameters"],
+            [_layer_row(layer) for layer in layers],
+            numbers=1,
+        )
+
+
+def _measured(
+    entry: "Entry", channels: int, patch_size: int, upsampling: int, options: dict[str, Any]
+) -> dict[str, Any]:
+    from harmonet.registry import FusionEntry, NetworkEntry, RepresentationEntry
+    from harmonet.report import zoo
+
+    try:
+        if isinstance(entry, NetworkEntry):
+            return zoo.of_network(entry, channels, patch_size, upsampling, options)
+        if isinstance(entry, FusionEntry):
+            return zoo.of_fusion(entry, channels, patch_size, options)
+        assert isinstance(entry, RepresentationEntry)
+        return zoo.of_representation(entry, options)
+    except (TypeError, ValueError) as error:  # an option of the wrong kind, such as text for a number
+        if not options:
+            raise
+        told = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        raise RecipeError(f"{entry.name} cannot be built with {told}: {error}.") from None
+
+
+def _option(text: str) -> tuple[str, Any]:
+    key, given, value = text.partition("=")
+    if not (given and key):
+        raise RecipeError(f"--option {text!r} is not understood: write KEY=VALUE.")
+    return key, option_value(value)
+
+
+def _layer_row(layer: dict[str, Any]) -> list[str]:
+    size = "" if layer["size"] is None else " x ".join(map(str, layer["size"]))
+    return [
+        "  " * layer["layer"].count(".") + layer["layer"],
+        layer["class"],
+        layer["tap"],
+        size,
+        f"{layer['parameters']:,}" if layer["parameters"] else "",
+    ]
 
 
 def _find(name: str) -> "tuple[Entry, str]":
@@ -133,7 +173,25 @@ def _find(name: str) -> "tuple[Entry, str]":
     raise NotFoundError(f"nothing is registered as {name!r}. {nearest(name, known)}{broken}")
 
 
-def _shown(value: object) -> str:
+def _card_row(key: str, value: Any) -> list[str]:
+    from harmonet.report.zoo import field_text, times
+
+    if key == "receptive field":
+        return [key, field_text(value)]
+    if key == "prediction":
+        return [key, times(value)]
+    if key == "tap sizes":
+        value = {name: times(size) for name, size in value.items()}
     if isinstance(value, dict):
-        return ", ".join(f"{key} = {item}" for key, item in value.items())
-    return f"{value:,}" if isinstance(value, int) else _cell(value)
+        link = " = " if key == "options" else ": "
+        return [key, ", ".join(f"{name}{link}{item}" for name, item in value.items())]
+    return [key, _shown(value)]
+
+
+def _shown(value: object) -> str:
+    """A value as a cell shows it: thousands set apart, lists on one line."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)

@@ -142,11 +142,11 @@ def _options(texts: Sequence[str], fusion: str | None) -> dict[str, dict[str, An
         owner = owner or fusion or ""
         if not (given and key and owner):
             raise RecipeError(f"--option {text!r} is not understood: write KEY=VALUE (fusion) or NAME.KEY=VALUE.")
-        options.setdefault(owner, {})[key] = _value(value)
+        options.setdefault(owner, {})[key] = option_value(value)
     return options
 
 
-def _value(text: str) -> Any:
+def option_value(text: str) -> Any:
     """The value as TOML reads it (3, 0.5, true, [1, 2]), or the text itself."""
     try:
         return tomllib.loads(f"value = {text}")["value"]

@@ -13,13 +13,14 @@ from harmonet.composer import Model
 from harmonet.data.duplicates import fingerprint
 from harmonet.data.layout import TravellingHeads
 from harmonet.data.represent import represent
+from harmonet.data.resample import resample
 from harmonet.data.scan import truth_scan
 from harmonet.data.splits import PAPER
 from harmonet.data.volumes import Head
 from harmonet.errors import DataError, RunError
 from harmonet.evaluation.baselines import BASELINES
-from harmonet.inference import Where, predict_stages
-from harmonet.metrics.sh_error import sh_mse, sh_mse_by_group
+from harmonet.inference import Filled, Where, predict_stages
+from harmonet.metrics.sh_error import calibration, sh_mse, sh_mse_by_group
 from harmonet.reading import Reading, read_heads
 from harmonet.runs.folder import Trained, is_complete, load
 from harmonet.runs.train import SINGLES
@@ -38,6 +39,7 @@ class Score:
         against: `target` (the noisy image) or `truth` (the noise-free one, known for simulated data).
         sh_mse: Mean squared error of the SH coefficients in the target's mask, raw units of S / S0.
         by_group: The same for each group of channels that the representation names, such as `l = 2`.
+        calibration: Of a method with a variance, the mean of squared error over variance: 1 where it is honest.
     """
 
     method: str
@@ -46,6 +48,7 @@ class Score:
     against: str
     sh_mse: float
     by_group: Mapping[str, float]
+    calibration: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,15 +143,15 @@ def evaluate(
     for number, subject in enumerate(subjects):
         head = read_heads(dataset, [subject], first.recipe, lambda *_: None, reading)[0]
         notes += head.notes
-        truths = _truths(dataset, subject, first)
-        predicted: dict[str, dict[str, Floats]] = {}
+        truths = _truths(dataset, head, first)
+        predicted: dict[str, Filled] = {}
         for step, (name, run, model) in enumerate(members):
             watch("evaluating", number * len(members) + step, len(subjects) * len(members), f"{subject}: {name}")
-            for method, stage in _predict(name, run, model, head):
-                predicted.setdefault(method, {}).update(stage)
+            predicted |= _predict(name, run, model, head, predicted)
         for platform in head.targets:
             rows = _rows(head, platform, predicted, truths)
-            scores += _scores(head, platform, rows, truths, first.representation.groups())
+            variances = {m: stage.variances[platform] for m, stage in predicted.items() if platform in stage.variances}
+            scores += _scores(head, platform, rows, variances, truths, first.representation.groups())
             if number == 0:
                 maps.append(_maps(head, platform, rows, truths, first))
     watch("evaluating", len(subjects) * len(members), len(subjects) * len(members), "done")
@@ -166,7 +169,7 @@ def evaluate(
 
 
 def _rows(
-    head: Head, platform: str, predicted: Mapping[str, Mapping[str, Floats]], truths: Mapping[str, Floats]
+    head: Head, platform: str, predicted: Mapping[str, Filled], truths: Mapping[str, Floats]
 ) -> dict[str, Floats]:
     """Method to what it says of one platform, in the order of the table: baselines, noise floor, networks, stages."""
     rows = {name: baseline(head, platform) for name, baseline in BASELINES.items()}
@@ -179,6 +182,7 @@ def _scores(
     head: Head,
     platform: str,
     rows: Mapping[str, Floats],
+    variances: Mapping[str, Floats],
     truths: Mapping[str, Floats],
     groups: Mapping[str, slice],
 ) -> Iterator[Score]:
@@ -195,6 +199,7 @@ def _scores(
                     against,
                     sh_mse(channels, reference, target.mask),
                     sh_mse_by_group(channels, reference, target.mask, groups),
+                    calibration(channels, variances.get(method), reference, target.mask),
                 )
 
 
@@ -285,22 +290,31 @@ def _members(run: Trained, *, with_name: bool) -> Iterator[tuple[str, Trained, M
         yield f"{prefix}{network}", run, run.model
 
 
-def _predict(name: str, run: Trained, model: Model, head: Head) -> Iterator[tuple[str, dict[str, Floats]]]:
-    """Method name and raw channels by platform, one pair per stage."""
+def _predict(name: str, run: Trained, model: Model, head: Head, before: Mapping[str, Filled]) -> dict[str, Filled]:
+    """Method name to raw channels by platform, one method per stage, added to what the method predicted before."""
     source = run.standardise_source.standardisation_for(head.source).apply(head.source)
     where = {p: Where(head.targets[p].grid, head.alignments[p]) for p in model.singles}
     stages = predict_stages(model, source, head.source.mask, where, run.recipe.model.patch_size)
+    found = {}
     for number, stage in enumerate(stages):
         method = f"{name}, stage {number}" if len(stages) > 1 else name
-        yield method, {p: run.standardise[p].invert(channels) for p, channels in stage.items()}
+        found[method] = raw = before.get(method, Filled())
+        for platform, channels in stage.items():
+            raw[platform] = run.standardise[platform].invert(channels)
+        for platform, variance in stage.variances.items():
+            raw.variances[platform] = variance * run.standardise[platform].std.astype(np.float32) ** 2
+    return found
 
 
-def _truths(dataset: TravellingHeads, subject: str, run: Trained) -> dict[str, Floats]:
-    """Noise-free channels of each target platform, where the data set has them."""
+def _truths(dataset: TravellingHeads, head: Head, run: Trained) -> dict[str, Floats]:
+    """Noise-free channels of each target platform, where the data set has them, on the target's grid."""
     encoder, shells = representation_of(run.recipe), shells_of(run.task)
     found = {}
-    for platform in run.task.target_names:
-        scan = truth_scan(dataset.acquisition(subject, platform))
+    for platform, target in head.targets.items():
+        scan = truth_scan(dataset.acquisition(head.subject, platform))
         if scan is not None:
-            found[platform] = represent(scan, encoder, shells).channels
+            volume = represent(scan, encoder, shells)
+            found[platform] = volume.channels
+            if not volume.grid.same_as(target.grid):  # the target was resampled
+                found[platform], _ = resample(volume.channels, volume.mask, volume.grid, target.grid)
     return found

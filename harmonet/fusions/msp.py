@@ -61,7 +61,7 @@ class MSP(Fusion):
                 raise ShapeError(f"{platform} to {target}: {error}") from None
         self.register_buffer("alpha", torch.zeros(()))
 
-    def forward(self, first: Stage, features: Mapping[str, Mapping[str, Tensor]]) -> list[Stage]:
+    def forward(self, first: Stage, features: Mapping[str, Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
         """One later stage, the target's refined prediction."""
         share = self.alpha / len(self.sources)
         others = [net(features[i][self.taps[i]]) for i, net in self.connections.items()]

@@ -19,6 +19,24 @@ def sh_mse(prediction: NDArray[np.floating], truth: NDArray[np.floating], mask: 
     return float(np.mean((prediction[mask] - truth[mask]) ** 2, dtype=np.float64))
 
 
+def calibration(
+    prediction: NDArray[np.floating],
+    variance: NDArray[np.floating] | None,
+    truth: NDArray[np.floating],
+    mask: NDArray[np.bool_],
+) -> float | None:
+    """Mean of squared error over predicted variance, 1 where the variance is honest; None without a variance.
+
+    >>> one = np.ones((1, 1, 1, 1))
+    >>> calibration(0 * one, 4 * one, 2 * one, one[..., 0] > 0)
+    1.0
+    """
+    if variance is None:
+        return None
+    squares = (prediction[mask] - truth[mask]) ** 2
+    return float(np.mean(squares / np.maximum(variance[mask], 1e-12), dtype=np.float64))
+
+
 def sh_mse_by_group(
     prediction: NDArray[np.floating],
     truth: NDArray[np.floating],

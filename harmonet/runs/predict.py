@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harmonet.build import shells_of
+from harmonet.build import kinds_of, shells_of
 from harmonet.composer import answers
 from harmonet.data.gradients import Gradients, from_world, write_gradients
 from harmonet.data.nifti import write_nifti
@@ -21,7 +21,7 @@ from harmonet.data.volumes import Volume
 from harmonet.errors import OutputError
 from harmonet.files import sha256, write_whole
 from harmonet.inference import Where, predict_stages
-from harmonet.platforms import Alignment, Grid
+from harmonet.platforms import Grid, Kind, align
 from harmonet.reading import check_voxels
 from harmonet.runs.folder import MODEL, Trained
 from harmonet.training.loop import Watch
@@ -36,10 +36,12 @@ class Prediction:
     Attributes:
         volume: Channels in raw units (X, Y, Z, C), mask and grid.
         b0: (X, Y, Z) the input's mean b0 on that grid: it multiplies S / S0 back.
+        variance: (X, Y, Z, C) of the channels, raw units squared, where the network knows it.
     """
 
     volume: Volume
     b0: Floats
+    variance: Floats | None = None
 
 
 def predict(
@@ -63,9 +65,8 @@ def predict(
     check_voxels(scan.grid, run.task.source, f"{scan.subject} {scan.platform}")
     source = represent(scan, run.representation, shells_of(run.task))
     factors = run.task.upsampling
-    where = {
-        name: Where(source.grid.refined(factors[name]), Alignment(factors[name])) for name in run.task.target_names
-    }
+    kinds = kinds_of(run.recipe)
+    where = {name: _where(source.grid, factors[name], kinds[name]) for name in run.task.target_names}
     stages = predict_stages(
         run.model,
         run.standardise_source.standardisation_for(source).apply(source),
@@ -78,18 +79,29 @@ def predict(
     predictions = {}
     for name in names:
         grid = where[name].grid
-        mask = _on_grid(source.mask.astype(np.float32), grid) >= 0.5
+        mask = _on_grid(source.mask.astype(np.float32), source.grid, grid) >= 0.5
         channels = run.standardise[name].invert(answer[name])
         channels[~mask] = 0
-        predictions[name] = Prediction(Volume(channels, mask, grid), _on_grid(scan.b0(), grid))
+        variance = next(stage for stage in reversed(stages) if name in stage).variances.get(name)
+        if variance is not None:
+            variance = variance * (run.standardise[name].std.astype(np.float32) ** 2) * mask[..., None]
+        b0 = _on_grid(scan.b0(), source.grid, grid)
+        predictions[name] = Prediction(Volume(channels, mask, grid), b0, variance)
     return predictions
 
 
-def _on_grid(volume: Floats, grid: Grid) -> Floats:
-    """The volume interpolated linearly on the refined grid that spans the same voxel centres."""
+def _where(source: Grid, factor: int, kind: Kind) -> Where:
+    """The grid to predict on: the source's, refined as the networks predict."""
+    grid = source.refined(factor, kind)
+    return Where(grid, align(source, grid, factor))
+
+
+def _on_grid(volume: Floats, source: Grid, grid: Grid) -> Floats:
+    """The volume (X, Y, Z) on `source` interpolated linearly on a grid with parallel axes."""
     from scipy.ndimage import map_coordinates
 
-    axes = [np.linspace(0, n - 1, m) for n, m in zip(volume.shape, grid.shape, strict=True)]
+    between = np.linalg.inv(source.affine) @ grid.affine
+    axes = [between[i, i] * np.arange(n) + between[i, 3] for i, n in enumerate(grid.shape)]
     places = np.stack(np.meshgrid(*axes, indexing="ij"))
     return np.asarray(map_coordinates(volume, places, order=1, mode="nearest"), dtype=np.float32)
 
@@ -99,9 +111,9 @@ def write_predictions(
 ) -> list[Path]:
     """The files of each prediction, in the axis order of the input image.
 
-    `<name>_space-<platform>_sh` (or what the representation calls its channels), `_dwi` (with .bval and .bvec; not of
-    a scalar image) and `_mask`, each .nii.gz, and JSON sidecars. All are written aside first, so that an interruption
-    leaves nothing half-written.
+    `<name>_space-<platform>_sh` (or what the representation calls its channels), `_sh_variance` where the network knows
+    it, `_dwi` (with .bval and .bvec; not of a scalar image) and `_mask`, each .nii.gz, and JSON sidecars. All are
+    written aside first, so that an interruption leaves nothing half-written.
 
     Raises:
         OutputError: A file exists and `force` was not given, or the folder cannot be written.
@@ -114,6 +126,7 @@ def write_predictions(
         for platform, prediction in predictions.items():
             _write_one(run, scan, prediction, platform, aside / f"{name}_space-{platform}")
         out.mkdir(parents=True, exist_ok=True)
+        files = [file for file in files if (aside / file).exists()]
         for file in files:
             (aside / file).replace(out / file)
     except OSError as error:
@@ -124,9 +137,9 @@ def write_predictions(
 
 
 def refuse_taken(run: Trained, platforms: Iterable[str], out: Path, name: str, *, force: bool) -> list[str]:
-    """Names of the files to write; refuses if one is there already and `force` was not given."""
+    """Names of the files that may be written (a variance where there is one); refuses if one exists without `force`."""
     channels = run.representation.suffix
-    kinds = [f"{channels}.nii.gz", f"{channels}.json", "mask.nii.gz"]
+    kinds = [f"{channels}.nii.gz", f"{channels}.json", f"{channels}_variance.nii.gz", "mask.nii.gz"]
     if run.representation.uses_gradients:
         kinds += ["dwi.nii.gz", "dwi.bval", "dwi.bvec", "dwi.json"]
     files = [f"{name}_space-{platform}_{kind}" for platform in platforms for kind in kinds]
@@ -139,7 +152,7 @@ def refuse_taken(run: Trained, platforms: Iterable[str], out: Path, name: str, *
 def _write_one(run: Trained, scan: Scan, prediction: Prediction, platform: str, stem: Path) -> None:
     """Channels and mask with their sidecar, and the DWI that they stand for."""
     volume, channels = prediction.volume, run.representation.suffix
-    affine = scan.stored.refined(run.task.upsampling[platform]).affine
+    affine = scan.stored.refined(run.task.upsampling[platform], kinds_of(run.recipe)[platform]).affine
     common = _sidecar(run, scan, platform)
     write_nifti(
         Path(f"{stem}_{channels}.nii.gz"),
@@ -148,6 +161,9 @@ def _write_one(run: Trained, scan: Scan, prediction: Prediction, platform: str, 
         description=f"harmonet {run.recipe.representation.name}",
     )
     write_nifti(Path(f"{stem}_mask.nii.gz"), scan.to_stored(volume.mask), affine, description="harmonet mask")
+    if prediction.variance is not None:
+        variance = scan.to_stored(prediction.variance)
+        write_nifti(Path(f"{stem}_{channels}_variance.nii.gz"), variance, affine, description="harmonet variance")
     write_whole(Path(f"{stem}_{channels}.json"), _json(common | run.representation.sidecar()))
     if run.representation.uses_gradients:
         _write_dwi(run, scan, prediction, run.gradients[platform], Path(f"{stem}_dwi"), affine, common)

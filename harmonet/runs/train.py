@@ -13,7 +13,7 @@ from harmonet.build import is_folder, model_for, network_for, seed_for
 from harmonet.composer import Model
 from harmonet.data.layout import TravellingHeads
 from harmonet.data.standardise import Standardisation
-from harmonet.errors import DataError, OutputError, RunError
+from harmonet.errors import DataError, OutputError, RecipeError, RunError
 from harmonet.files import foreign_in, write_whole
 from harmonet.reading import INPUTS as INPUTS_CHECK
 from harmonet.reading import Reading
@@ -142,12 +142,27 @@ def _candidate(material: Material, platform: str, candidate: str, out: Path) -> 
     if not is_complete(folder):
         recipe = _single_recipe(material.recipe, platform, candidate)
         network = network_for(material.recipe, platform, candidate)
+        _tell_statistics(network, candidate, material, platform)
         model = model_for(recipe, {platform: network}, {platform: candidate})
         epochs = material.recipe.training.epochs
         outcome = _fit(material, model, (platform,), folder, epochs, f"{candidate} for {platform}")
         facts = {"validation": {"score": outcome.score, "best_epoch": outcome.best_epoch}}
         _finish(material, folder, recipe, model, {platform: candidate}, outcome.history, facts)
     return load(folder)
+
+
+def _tell_statistics(network: Any, name: str, material: Material, platform: str) -> None:
+    """Give a network that reads raw units the statistics that its channels were standardised with."""
+    if not hasattr(network, "set_statistics"):
+        return
+    source, target = material.standardise_source, material.standardise[platform]
+    if not isinstance(source, Standardisation):
+        raise RecipeError(
+            f"{name} reads raw units, which a source standardised by each acquisition does not have: "
+            "set [representation] standardise = 'training'."
+        )
+    parts = (source.mean, source.std, target.mean, target.std)
+    network.set_statistics(*(torch.as_tensor(part, dtype=torch.float32) for part in parts))
 
 
 def _single_recipe(recipe: Recipe, platform: str, candidate: str) -> Recipe:

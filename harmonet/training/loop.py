@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harmonet.composer import Model, answers
 from harmonet.data.patches import Batch, PatchFeed
 from harmonet.errors import RunError
 from harmonet.training.checkpoint import load_state, save_state
-from harmonet.training.loss import Term, loss_terms
+from harmonet.training.loss import Term, error_terms, loss_terms
 
 Watch = Callable[[str, int, int, str], None]  # what is being done, done so far, of how many, a note
 
@@ -88,7 +88,9 @@ def fit(
             for step, batch in enumerate(feed.batches(epoch, batch_size)):
                 model.advance((epoch * steps + step) / (epochs * steps))
                 x, targets, inside = to_tensors(batch, device)
-                loss = sum(loss_terms(model(x), targets, inside).values(), torch.zeros((), device=device))
+                terms = loss_terms(model(x), targets, inside).values()
+                values = len(feed) * sum(target[0].numel() for target in targets.values())
+                loss = sum(terms, penalty(model) / values)
                 value = loss.item()
                 if not math.isfinite(value):
                     raise RunError(
@@ -129,6 +131,17 @@ def fit(
     return outcome
 
 
+def penalty(model: nn.Module) -> Tensor:
+    """What layers add to twice the negative log-likelihood of all training data, such as a divergence from a prior.
+
+    A layer that has something to add has a method `penalty()`, in nats.
+    """
+    found: list[Any] = [layer for layer in model.modules() if hasattr(layer, "penalty")]
+    return 2 * sum(
+        (layer.penalty() for layer in found), torch.zeros((), device=next(model.parameters(), torch.zeros(())).device)
+    )
+
+
 def to_tensors(batch: Batch, device: torch.device) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
     """Source, targets and masks as (B, C, X, Y, Z), without a copy on the CPU."""
 
@@ -150,7 +163,7 @@ def validate(model: Model, batches: Iterable[Batch]) -> dict[Term, float]:
     counts: dict[Term, float] = {}
     for batch in batches:
         x, targets, inside = to_tensors(batch, model.device)
-        for (stage, platform), error in loss_terms(model(x), targets, inside).items():
+        for (stage, platform), error in error_terms(model(x), targets, inside).items():
             voxels = float(inside[platform].sum())
             sums[stage, platform] = sums.get((stage, platform), 0.0) + float(error) * voxels
             counts[stage, platform] = counts.get((stage, platform), 0.0) + voxels

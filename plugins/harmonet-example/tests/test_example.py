@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import harmonet as hn
+from harmonet.testing import parametrize_with_checks
 
 GRIDS = {"prisma_st": 1, "connectom_sa": 2}  # two target platforms of unlike resolution
 SMALL = {"diqt": {"layers": 1}, "shresnet": {"width": 8}}
@@ -26,6 +27,11 @@ def composed(singles, fusion="weighted", target=None, **options):
 def loss(model):
     x, truth = batch(), {"prisma_st": batch(11), "connectom_sa": batch(19)}
     return sum(nn.functional.mse_loss(y, truth[p]) for stage in model(x) for p, y in stage.items())
+
+
+@parametrize_with_checks(["tiny", "weighted"])
+def test_it_keeps_what_harmonet_promises(entry, check):
+    check(entry)
 
 
 def test_it_is_found_through_its_installed_entry_point():
