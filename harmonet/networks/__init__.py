@@ -45,7 +45,7 @@ def harmonet_networks() -> list[NetworkEntry]:
                 "10.48550/arXiv.1808.01595",
             ),
             published="topology, 100 kernels, two blocks; final ReLU and RISH projection (options, off)",
-            our_choice="order 6, units per order and shell, padded linear output, outer widths, PyTorch initial weights",
+            our_choice="order 6, units per order and shell, padded linear output, outer widths, PyTorch first weights",
             upsampling=(1, 2),
             taps={"features": "tail.3"},
             parameters=2_927_876,
