@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harmonet import sh
-from harmonet.representation import Representation, Rewrite, Rows, Table
-from harmonet.representations.response import PARALLEL, PERPENDICULAR, one_shell, response, response_sidecar
-from harmonet.representations.sh_signal import SHSignal, check_rank
+from harmonet.representation import Rewrite, Rows, Table
+from harmonet.representations.response import PARALLEL, PERPENDICULAR, Deconvolution
+from harmonet.representations.sh_signal import check_rank
 
 # As in dipy's ConstrainedSphericalDeconvModel, whose results these are.
 SMALL = 0.1  # tau: amplitudes below this share of the mean are pressed towards 0
@@ -21,7 +21,7 @@ RIDGE = 1e-5  # mu: added where the directions leave a coefficient open
 BATCH = 256  # voxels at once: their normal equations stay in cache
 
 
-class CSD(Representation):
+class CSD(Deconvolution):
     """SH coefficients of fibre orientations that are not negative, from S / S0 of one shell; no way back.
 
     The decoder gives the signal that these orientations explain, which lacks whatever only negative ones could.
@@ -33,7 +33,6 @@ class CSD(Representation):
     """
 
     invertible = False
-    measure = "SH coefficients of fibre orientations"
 
     def __init__(
         self,
@@ -42,12 +41,7 @@ class CSD(Representation):
         parallel: float = PARALLEL,
         perpendicular: float = PERPENDICULAR,
     ) -> None:
-        self.shell = one_shell("csd", shells)
-        self.order = order
-        self.signal = SHSignal(shells, order, 0.0)
-        self.channels = self.signal.channels
-        self.response = response(self.shell, order, parallel, perpendicular)
-        self.fibre = response_sidecar(parallel, perpendicular)
+        super().__init__("csd", shells, order, parallel, perpendicular, laplace_beltrami=0.0)
 
     def encoder(self, bvals: Table, directions: Table) -> Rewrite:
         """Constrained least squares, voxel by voxel; refuses directions that are too few for the order."""
@@ -60,33 +54,12 @@ class CSD(Representation):
 
         return encode
 
-    def decoder(self, bvals: Table, directions: Table) -> Rewrite:
-        """The signal that the orientations explain."""
-        decode = self.signal.decoder(bvals, directions)
-
-        def convolve(channels: Rows) -> Rows:
-            return decode(np.asarray(channels * self.response, dtype=np.float32))
-
-        return convolve
-
-    def groups(self) -> dict[str, slice]:
-        """One group for each l."""
-        return self.signal.groups()
-
-    def turn(self, rotation: Table) -> Table:
-        """The rotation of the sphere: the response is round its axis."""
-        return self.signal.turn(rotation)
-
-    def check_count(self, n: int) -> None:
-        """Refuse a number of directions that is too small for the order."""
-        self.signal.check_count(n)
-
     def sidecar(self) -> dict[str, Any]:
         """Basis, degree, response and constraint, in the keys of BIDS' BEP016."""
         return {
             "ModelDescription": "Constrained spherical deconvolution of the b0-normalised diffusion signal; the signal "
             "that comes back is what non-negative fibre orientations explain",
-            "Shells": [self.shell],
+            "Shells": list(self.signal.shells),
             "NonNegativity": "regularized",
             "ResponseFunction": self.fibre,
             "OrientationEncoding": sh.orientation_encoding(self.order),

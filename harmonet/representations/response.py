@@ -1,4 +1,4 @@
-"""What the signal of one fibre is, which deconvolution divides by.
+"""What the signal of one fibre is, which deconvolution divides by, and what all deconvolutions share.
 
 One given response serves all platforms (our choice), so that a channel means the same everywhere and nothing has to be
 estimated from a head or stored beside the model.
@@ -12,10 +12,63 @@ from numpy.typing import NDArray
 
 from harmonet import sh
 from harmonet.errors import RecipeError
+from harmonet.representation import Representation, Rewrite, Rows, Table
+from harmonet.representations.sh_signal import SHSignal
 
 PARALLEL, PERPENDICULAR = 1.7e-3, 0.3e-3  # mm²/s: white matter
 FASTEST = 0.01  # mm²/s: three times free water at body temperature
 NODES = 64  # of the quadrature: exact to rounding up to b = 20,000 s/mm²
+
+
+class Deconvolution(Representation):
+    """SH coefficients of fibre orientations, from one shell; a subclass says how they are found.
+
+    Args:
+        name: Of the representation, for messages.
+        shells: The b-value in s/mm², one.
+        order: Even SH order.
+        parallel, perpendicular: Diffusivity of one fibre along and across it in mm²/s, the same for all platforms.
+        laplace_beltrami: Weight of the penalty on curvature in the fit of the signal.
+    """
+
+    measure = "SH coefficients of fibre orientations"
+
+    def __init__(
+        self,
+        name: str,
+        shells: Sequence[float],
+        order: int,
+        parallel: float,
+        perpendicular: float,
+        laplace_beltrami: float,
+    ) -> None:
+        shell = one_shell(name, shells)
+        self.order = order
+        self.signal = SHSignal(shells, order, laplace_beltrami)
+        self.channels = self.signal.channels
+        self.response = response(shell, order, parallel, perpendicular)
+        self.fibre = response_sidecar(parallel, perpendicular)
+
+    def decoder(self, bvals: Table, directions: Table) -> Rewrite:
+        """The coefficients times the response, evaluated along the directions."""
+        decode = self.signal.decoder(bvals, directions)
+
+        def convolve(channels: Rows) -> Rows:
+            return decode(np.asarray(channels * self.response, dtype=np.float32))
+
+        return convolve
+
+    def groups(self) -> dict[str, slice]:
+        """One group for each l."""
+        return self.signal.groups()
+
+    def turn(self, rotation: Table) -> Table:
+        """The rotation of the sphere: the response is round its axis."""
+        return self.signal.turn(rotation)
+
+    def check_count(self, n: int) -> None:
+        """Refuse a number of directions that is too small for the order."""
+        self.signal.check_count(n)
 
 
 def one_shell(name: str, shells: Sequence[float]) -> float:

@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 
 from harmonet import sh
-from harmonet.representation import Representation, Rewrite, Rows, Table
-from harmonet.representations.response import PARALLEL, PERPENDICULAR, one_shell, response, response_sidecar
-from harmonet.representations.sh_signal import SHSignal
+from harmonet.representation import Rewrite, Rows, Table
+from harmonet.representations.response import PARALLEL, PERPENDICULAR, Deconvolution
 
 
-class SHSD(Representation):
+class SHSD(Deconvolution):
     """SH coefficients of the fibre orientations: those of S / S0 of one shell over the response's, order by order.
 
     Nothing keeps the orientations from turning negative, so dividing loses nothing and the signal comes back. Once
@@ -24,8 +23,6 @@ class SHSD(Representation):
         laplace_beltrami: Weight of the penalty on the signal's curvature.
     """
 
-    measure = "SH coefficients of fibre orientations"
-
     def __init__(
         self,
         shells: Sequence[float],
@@ -34,11 +31,7 @@ class SHSD(Representation):
         perpendicular: float = PERPENDICULAR,
         laplace_beltrami: float = sh.LAPLACE_BELTRAMI,
     ) -> None:
-        shell = one_shell("sh_sd", shells)
-        self.signal = SHSignal(shells, order, laplace_beltrami)
-        self.channels = self.signal.channels
-        self.response = response(shell, order, parallel, perpendicular)
-        self.fibre = response_sidecar(parallel, perpendicular)
+        super().__init__("sh_sd", shells, order, parallel, perpendicular, laplace_beltrami)
 
     def encoder(self, bvals: Table, directions: Table) -> Rewrite:
         """The fit of the signal, over the response."""
@@ -48,27 +41,6 @@ class SHSD(Representation):
             return np.asarray(encode(signal) / self.response, dtype=np.float32)
 
         return deconvolve
-
-    def decoder(self, bvals: Table, directions: Table) -> Rewrite:
-        """The coefficients times the response, evaluated along the directions."""
-        decode = self.signal.decoder(bvals, directions)
-
-        def convolve(channels: Rows) -> Rows:
-            return decode(np.asarray(channels * self.response, dtype=np.float32))
-
-        return convolve
-
-    def groups(self) -> dict[str, slice]:
-        """One group for each l."""
-        return self.signal.groups()
-
-    def turn(self, rotation: Table) -> Table:
-        """The rotation of the sphere: the response is round its axis."""
-        return self.signal.turn(rotation)
-
-    def check_count(self, n: int) -> None:
-        """Refuse a number of directions that is too small for the order."""
-        self.signal.check_count(n)
 
     def sidecar(self) -> dict[str, Any]:
         """Basis, degree and response, in the keys of BIDS' BEP016."""
