@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from harmonet.data.acquisition import Acquisition
+from harmonet.data.acquisition import SECONDS_BELOW, Acquisition
 from harmonet.data.axes import canonical_grid, first_three
 from harmonet.data.gradients import (
     B0_MAX,
@@ -83,8 +83,8 @@ def read_protocol(acquisition: Acquisition) -> Protocol:
         _check_mask(mask, image)
         warnings += mask.warnings
     n = _volumes(acquisition, image)
-    te = _times(acquisition.te, n, acquisition, seconds_below=1)
-    tr = _times(acquisition.tr, n, acquisition, seconds_below=100)
+    te = _times(acquisition.te, n, acquisition, SECONDS_BELOW["te"])
+    tr = _times(acquisition.tr, n, acquisition, SECONDS_BELOW["tr"])
     bvals, bvecs, keep = np.zeros(n), np.zeros((n, 3)), np.ones(n, dtype=bool)  # a scalar image is one b = 0
     if acquisition.bval is not None and acquisition.bvec is not None:
         bvals = read_bvals(acquisition.bval)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from harmonet.blocks.upsample import output_layer
 from harmonet.blocks.variational import VariationalDropout
 from harmonet.stages import Gaussian
 
@@ -48,11 +49,11 @@ class BayesianESPCN(nn.Module):
             *_hidden(first, second, 1, padding=0),
             VariationalDropout(second),
         )
-        self.head = _head(second, out_channels, upsampling)
+        self.head = output_layer(second, out_channels, upsampling)
         self.precision = nn.Sequential(
             *_hidden(in_channels, first, 3, padding=2 - upsampling),
             *_hidden(first, second, 1, padding=0),
-            _head(second, out_channels, upsampling),
+            output_layer(second, out_channels, upsampling),
         )
 
     def forward(self, x: Tensor) -> Gaussian:
@@ -82,9 +83,3 @@ class BayesianESPCN(nn.Module):
 
 def _hidden(in_channels: int, out_channels: int, kernel: int, padding: int) -> list[nn.Module]:
     return [nn.Conv3d(in_channels, out_channels, kernel, padding=padding), nn.ReLU()]
-
-
-def _head(in_channels: int, out_channels: int, upsampling: int) -> nn.Module:
-    if upsampling == 1:
-        return nn.Conv3d(in_channels, out_channels, 3, padding=1)
-    return nn.ConvTranspose3d(in_channels, out_channels, 3, stride=2)
