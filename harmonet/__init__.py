@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names for type checkers, which cannot follow __getattr__
     from harmonet.build import create_network as create_network
-    from harmonet.composer import Model as Model
-    from harmonet.composer import answers as answers
     from harmonet.data.layout import open_dataset as open_dataset
     from harmonet.errors import HarmonetError as HarmonetError
     from harmonet.errors import PluginWarning as PluginWarning
     from harmonet.fusion import Fusion as Fusion
     from harmonet.fusion import Source as Source
     from harmonet.hookspecs import hookimpl as hookimpl
+    from harmonet.model import Model as Model
+    from harmonet.model import answers as answers
     from harmonet.platforms import Platform as Platform
     from harmonet.platforms import Task as Task
     from harmonet.plugins import list_fusions as list_fusions
     from harmonet.plugins import list_networks as list_networks
     from harmonet.plugins import list_representations as list_representations
-    from harmonet.plugins import register_fusion as register_fusion
-    from harmonet.plugins import register_network as register_network
+    from harmonet.register import register_fusion as register_fusion
+    from harmonet.register import register_network as register_network
     from harmonet.registry import FusionEntry as FusionEntry
     from harmonet.registry import NetworkEntry as NetworkEntry
     from harmonet.registry import Paper as Paper
@@ -38,7 +38,7 @@ _HOMES = {
     "FusionEntry": "registry",
     "Gaussian": "stages",
     "HarmonetError": "errors",
-    "Model": "composer",
+    "Model": "model",
     "NetworkEntry": "registry",
     "Paper": "registry",
     "Platform": "platforms",
@@ -48,7 +48,7 @@ _HOMES = {
     "Source": "fusion",
     "Stage": "stages",
     "Task": "platforms",
-    "answers": "composer",
+    "answers": "model",
     "compose": "runs",
     "create_network": "build",
     "hookimpl": "hookspecs",
@@ -57,8 +57,8 @@ _HOMES = {
     "list_representations": "plugins",
     "load": "runs",
     "open_dataset": "data.layout",
-    "register_fusion": "plugins",
-    "register_network": "plugins",
+    "register_fusion": "register",
+    "register_network": "register",
 }
 
 __all__ = sorted(_HOMES)

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from harmonet import plugins
-from harmonet.composer import Model, Single, build_network, build_single, compose
+from harmonet.composer import Single, Singles, build_network, build_single, compose, default_taps
 from harmonet.data.gradients import SHELL_TOLERANCE
 from harmonet.errors import DataError, HarmonetError, NotFoundError, RecipeError
+from harmonet.fusion import Fusion
+from harmonet.model import Model
 from harmonet.platforms import Kind, Task
 from harmonet.recipe import FOLD, PlatformTable, Recipe, parse
 from harmonet.representation import Representation
@@ -90,35 +92,63 @@ def network_for(recipe: Recipe, platform: str, name: str) -> nn.Module:
         return build_single(name, channels, recipe.task.upsampling[platform], recipe.model.options)
 
 
-def taps_for(recipe: Recipe, platform: str, network: str) -> dict[str, str] | None:
-    """Feature name to layer: the platform's own setting, else the network's, else the default tap of its card."""
-    card = plugins.network(network).taps
-    asked = recipe.model.taps.get(f"{platform}.{network}", recipe.model.taps.get(network))
+def takes_all(recipe: Recipe) -> bool:
+    """Whether all candidates of a platform take part, and not only the best."""
+    return recipe.model.fusion is not None and getattr(plugins.fusion(recipe.model.fusion).load(), "takes_all", False)
+
+
+def trains_in_unison(recipe: Recipe) -> bool:
+    """Whether the composition is trained once its networks are."""
+    return recipe.model.fusion is not None and getattr(plugins.fusion(recipe.model.fusion).load(), "in_unison", True)
+
+
+def options_of(recipe: Recipe, name: str) -> dict[str, Any]:
+    """The recipe's options of a network."""
+    return recipe.model.options.get(plugins.network(name).name, {})
+
+
+def build_members(recipe: Recipe, platform: str, names: str, options: Sequence[Mapping[str, Any]]) -> list[Single]:
+    """A platform's networks with fresh weights: `names` joined by `+`, each with its options."""
+    channels, factor = representation_of(recipe).channels, recipe.task.upsampling[platform]
+    return [
+        build_single(name, channels, factor, {plugins.network(name).name: given})
+        for name, given in zip(names.split("+"), options, strict=True)
+    ]
+
+
+def taps_for(
+    recipe: Recipe, platform: str, network: str, fusion: str | Callable[..., Fusion] | None
+) -> dict[str, str] | None:
+    """Feature name to layer: the platform's own setting, else the network's, else what the fusion reads by default."""
+    entry = plugins.network(network)
+    asked = recipe.model.taps.get(f"{platform}.{entry.name}", recipe.model.taps.get(entry.name))
     if asked is None:
-        return dict(list(card.items())[:1]) or None
-    return {name: card.get(name, name) for name in asked}
+        return default_taps(entry.taps, fusion) or None
+    return {name: entry.taps.get(name, name) for name in asked}
 
 
-def model_for(recipe: Recipe, singles: Mapping[str, Single], names: Mapping[str, str]) -> Model:
+def model_for(recipe: Recipe, singles: Singles, names: Mapping[str, str]) -> Model:
     """The composed model over the given single networks.
 
     Args:
         recipe: The recipe.
-        singles: Platform to a name or a module.
-        names: Platform to the name of its network, for taps.
+        singles: Platform to a name or a module, or to several.
+        names: Platform to the name of its network, for taps; of several, joined by `+`.
     """
-    taps = {p: taps_for(recipe, p, names[p]) for p in singles} if recipe.model.fusion else {}
+    fusion = recipe.model.fusion
+    taps = {p: taps_for(recipe, p, names[p].split("+")[0], fusion) for p in singles} if fusion else {}
     with torch.random.fork_rng([]):
         torch.manual_seed(seed_for(recipe, "fusion"))
         return compose(
             singles,
-            recipe.model.fusion,
+            fusion,
             recipe.model.refine or None,
             upsampling={p: f for p, f in recipe.task.upsampling.items() if p in singles},
             channels=representation_of(recipe).channels,
             patch_size=recipe.model.patch_size,
             taps={p: layers for p, layers in taps.items() if layers is not None},
             options=recipe.model.options,
+            frozen=recipe.model.frozen,
         )
 
 
@@ -134,6 +164,7 @@ def recipe_of(
     order: int | None = None,
     split: str | None = None,
     patch_size: int = 11,
+    frozen: Iterable[str] = (),
     note: str = "",
 ) -> Recipe:
     """A complete recipe: names and options are known, and every default is filled in.
@@ -149,6 +180,7 @@ def recipe_of(
         order: Its option `order`, for one that has it.
         split: `paper`, or a fold such as `2/5`; the recipe's default where None.
         patch_size: Edge of a source patch in voxels.
+        frozen: Platforms whose networks keep their weights when the composition is trained.
         note: For people.
 
     Raises:
@@ -158,7 +190,8 @@ def recipe_of(
     if split not in (None, "paper") and not re.fullmatch(FOLD, str(split)):
         raise RecipeError(f"--split {split!r} is no split: write a fold such as 2/5 (the second of five), or paper.")
     chosen = {name: dict(given) for name, given in (options or {}).items()}
-    entries = {name: plugins.network(name) for names in candidates.values() for name in names if not is_folder(name)}
+    named = [plugins.network(name) for names in candidates.values() for name in names if not is_folder(name)]
+    entries = {entry.name: entry for entry in named}
     used: dict[str, Any] = dict(entries)
     if fusion is not None:
         used[fusion] = plugins.fusion(fusion)
@@ -191,6 +224,7 @@ def recipe_of(
             "taps": {name: list(layers) for name, layers in (taps or {}).items()},
             "options": {name: given for name, given in chosen.items() if given},
             "patch_size": patch_size,
+            "frozen": list(frozen),
         },
     }
     recipe = parse(tables, "of this command")

@@ -1,126 +1,26 @@
-"""How networks, taps and a fusion are joined into one model.
+"""How networks, taps and a fusion are joined into one model: names are declared, sizes are measured."""
 
-A model turns (B, C, X, Y, Z) into stages, a stage is a dict from platform to prediction. Stage 0 is the single
-networks, the fusion adds later ones; the last stage that has a platform is its answer. A model without a fusion has
-one stage, so training and evaluation know one kind of model only.
-"""
-
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import zip_longest
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from harmonet import plugins
-from harmonet.blocks.connection import count_parameters
+from harmonet.blocks.committee import Committee
 from harmonet.errors import NotFoundError, ShapeError, nearest
-from harmonet.fusion import Fusion, Source, Stage
+from harmonet.fusion import Fusion, Source
+from harmonet.model import Model
 from harmonet.platforms import KINDS, check_name, target_patch_size
 from harmonet.registry import NetworkEntry
-from harmonet.taps import Size, empty_patch, forward_with_taps, layer_names, measure
+from harmonet.taps import Size, empty_patch, layer_names, measure
 
 Single = str | nn.Module
+Singles = Mapping[str, Single | Sequence[Single]]
 Taps = str | Sequence[str] | Mapping[str, str]  # layers, or feature names to layers
 
 
-@dataclass(frozen=True)
-class Wire:
-    """One row of the wiring table: a single network and how it reaches the targets."""
-
-    platform: str
-    network: str
-    taps: Mapping[str, str]  # feature name -> layer
-    features: Mapping[str, Size]
-    prediction: Size
-    connections: Mapping[str, str]  # target -> the layers that lead there
-    parameters: int
-
-
-class Model(nn.Module):
-    """Single networks, and where there is one a fusion for each refined target.
-
-    Attributes:
-        singles: Platform to single network.
-        fusions: Target to fusion; empty for single networks alone.
-        taps: Platform to tap name to layer.
-        sizes: Platform to the measured sizes of its network; empty where nothing was measured.
-    """
-
-    def __init__(
-        self,
-        singles: Mapping[str, nn.Module],
-        fusions: Mapping[str, Fusion],
-        taps: Mapping[str, Mapping[str, str]],
-        sizes: Mapping[str, Source] | None = None,
-    ) -> None:
-        super().__init__()
-        self.singles = nn.ModuleDict(singles)
-        self.fusions = nn.ModuleDict(fusions)
-        self.taps = {platform: dict(layers) for platform, layers in taps.items()}
-        self.sizes = dict(sizes or {})
-
-    @property
-    def fusion(self) -> nn.Module:
-        """The fusion, where there is exactly one target."""
-        if len(self.fusions) != 1:
-            raise NotFoundError(
-                f"this model has {len(self.fusions)} fusions: use model.fusions[platform], "
-                f"one of: {', '.join(self.fusions) or 'none'}."
-            )
-        return next(iter(self.fusions.values()))
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model computes; the CPU for one without parameters."""
-        return next(self.parameters(), torch.zeros(())).device
-
-    def forward(self, x: Tensor) -> list[Stage]:
-        """All stages.
-
-        Args:
-            x: Source patches (B, C, n, n, n), standardised.
-
-        Returns:
-            One dict per stage, platform to (B, C, t, t, t), t = n, or at upsampling 2 2n - 3 (node) or 2n (cell).
-            Networks with uncertainty put their variances beside.
-        """
-        first = Stage()
-        features: dict[str, dict[str, Tensor]] = {}
-        for platform, network in self.singles.items():
-            prediction, features[platform] = forward_with_taps(network, self.taps.get(platform, {}), x)
-            first.add(platform, prediction)
-        later = [fusion(first, features) for fusion in self.fusions.values()]
-        return [first, *(_merged(stages) for stages in zip_longest(*later, fillvalue={}))]
-
-    def advance(self, done: float) -> None:
-        """Tell every fusion how far the training is, 0 to 1."""
-        for fusion in self.fusions.values():
-            assert isinstance(fusion, Fusion)
-            fusion.advance(done)
-
-
-def _merged(stages: Iterable[Mapping[str, Tensor]]) -> Stage:
-    """One stage of what the fusions of several targets give at the same time."""
-    merged = Stage()
-    for stage in stages:
-        merged.update(stage)
-        merged.variances.update(stage.variances if isinstance(stage, Stage) else {})
-    return merged
-
-
-def answers(stages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Platform to its answer: the last stage that has it.
-
-    >>> answers([{"a": 1, "b": 2}, {"a": 3}])
-    {'a': 3, 'b': 2}
-    """
-    return {platform: prediction for stage in stages for platform, prediction in stage.items()}
-
-
 def compose(
-    singles: Mapping[str, Single],
+    singles: Singles,
     fusion: str | Callable[..., Fusion] | None = None,
     target: str | Sequence[str] | None = None,
     *,
@@ -129,11 +29,13 @@ def compose(
     patch_size: int = 11,
     taps: Mapping[str, Taps] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    frozen: Collection[str] = (),
 ) -> Model:
     """A model of single networks joined by a fusion, its wiring verified by a dry run.
 
     Args:
-        singles: Platform to the name of a registered network or an `nn.Module`, trained or not.
+        singles: Platform to the name of a registered network or an `nn.Module`, trained or not; to several of them for
+            a fusion that takes all, such as an ensemble.
         fusion: Name of a registered fusion or a `Fusion` subclass; None for the single networks alone.
         target: The platform or platforms that the fusion refines; all where None.
         upsampling: Platform to 1 or 2; 1 where absent.
@@ -141,7 +43,8 @@ def compose(
         patch_size: Edge of a source patch in voxels.
         taps: Platform to layer name or names, or to names of taps of its card; the card's default tap where absent.
             A dict gives each layer the name under which the fusion reads it.
-        options: Name of a network or fusion to its options.
+        options: Name of a network or fusion to its options; of a class, under `fusion`.
+        frozen: Platforms whose networks are not trained on.
 
     Raises:
         NotFoundError: A name, layer, platform or option is not known.
@@ -155,25 +58,32 @@ def compose(
     chosen = options or {}
     _refuse_unknown(upsampling or {}, singles, "upsampling")
     _refuse_unknown(taps or {}, singles, "taps")
+    _refuse_unknown(frozen, singles, "frozen")
     networks: dict[str, nn.Module] = {}
     layers: dict[str, dict[str, str]] = {}
     sources: dict[str, Source] = {}
     for platform, single in singles.items():
         _check_platform(platform)
-        network = build_single(single, channels, factors[platform], chosen)
-        layers[platform] = tap_layers(platform, single, network, (taps or {}).get(platform), wanted=fusion is not None)
+        several = [single] if isinstance(single, str | nn.Module) else list(single)
+        built = [build_single(one, channels, factors[platform], chosen) for one in several]
+        layers[platform] = tap_layers(platform, several[0], built[0], (taps or {}).get(platform), fusion)
+        network = built[0] if len(built) == 1 else _committee(platform, built, layers[platform], fusion)
         try:
             sources[platform] = measure_single(network, layers[platform], channels, patch_size, factors[platform])
         except ShapeError as error:
             raise ShapeError(f"{platform}: {error}") from None
         networks[platform] = network
-    fusions = {} if fusion is None else _build_fusions(fusion, sources, _targets(target, singles), chosen)
-    model = Model(networks, fusions, layers, sources)
-    _dry_run(model, {p: s.prediction for p, s in sources.items()}, channels, patch_size)
+    targets = _targets(target, singles)
+    fusions = {} if fusion is None else _build_fusions(fusion, sources, targets, chosen)
+    read = {platform for f in fusions.values() for platform in f.reads} if fusions else set(networks)
+    _refuse_unknown(read, networks, f"fusion {fusion}")
+    kept = {platform: network for platform, network in networks.items() if platform in read}
+    model = Model(kept, fusions, {p: layers[p] for p in kept}, sources, [p for p in frozen if p in kept])
+    _dry_run(model, {p: s.prediction for p, s in sources.items()}, targets, channels, patch_size)
     return model
 
 
-def _refuse_unknown(given: Mapping[str, Any], platforms: Mapping[str, Any], what: str) -> None:
+def _refuse_unknown(given: Iterable[str], platforms: Mapping[str, Any], what: str) -> None:
     for name in given:
         if name not in platforms:
             raise NotFoundError(f"{what} names the platform {name!r}, which has no network. {nearest(name, platforms)}")
@@ -197,7 +107,8 @@ def build_single(single: Single, channels: int, upsampling: int, options: Mappin
     """The module itself, or the registered network of that name, built."""
     if isinstance(single, nn.Module):
         return single
-    return build_network(plugins.network(single), channels, channels, upsampling, options.get(single, {}))
+    entry = plugins.network(single)
+    return build_network(entry, channels, channels, upsampling, options.get(entry.name, {}))
 
 
 def build_network(
@@ -214,20 +125,49 @@ def build_network(
     return built
 
 
+def _committee(
+    platform: str, networks: Sequence[nn.Module], layers: dict[str, str], fusion: str | Callable[..., Fusion] | None
+) -> Committee:
+    """The networks of a platform that has several; `layers` are led to the first."""
+    if not networks:
+        raise NotFoundError(f"{platform} has no network: name one.")
+    if not getattr(_build_of(fusion), "takes_all", False):
+        raise ShapeError(
+            f"{platform} has {len(networks)} networks, and {'no fusion' if fusion is None else fusion} joins one for "
+            "each platform: choose one, or a fusion such as ensemble."
+        )
+    layers.update({name: f"members.0.{layer}" for name, layer in layers.items()})
+    return Committee(networks)
+
+
+def _build_of(fusion: str | Callable[..., Fusion] | None) -> Callable[..., Fusion] | None:
+    return plugins.fusion(fusion).load() if isinstance(fusion, str) else fusion
+
+
+def default_taps(card: Mapping[str, str], fusion: str | Callable[..., Fusion] | None) -> dict[str, str]:
+    """The taps of a network's card that a fusion reads where nobody names any.
+
+    >>> default_taps({"features": "body", "side": "head"}, "msp")
+    {'features': 'body'}
+    """
+    wish = "none" if fusion is None else getattr(_build_of(fusion), "default_taps", Fusion.default_taps)
+    return dict(list(card.items())[: {"none": 0, "first": 1, "all": None}[wish]])
+
+
 def tap_layers(
-    platform: str, single: Single, network: nn.Module, asked: Taps | None, *, wanted: bool
+    platform: str, single: Single, network: nn.Module, asked: Taps | None, fusion: str | Callable[..., Fusion] | None
 ) -> dict[str, str]:
-    """Feature name to layer for one network: what was asked for, or the card's default tap."""
+    """Feature name to layer for one network: what was asked for, or those of the card that the fusion reads."""
     card = plugins.network(single).taps if isinstance(single, str) else {}
     if asked is None:
-        if not wanted:
+        if fusion is None or getattr(_build_of(fusion), "default_taps", Fusion.default_taps) == "none":
             return {}
         if not card:
             shown = ", ".join(layer_names(network)[:20])
             raise NotFoundError(
                 f"{platform}: {_label(single)} has no default tap: name a layer with --tap or taps=. Layers: {shown}."
             )
-        return dict(list(card.items())[:1])
+        return default_taps(card, fusion)
     if isinstance(asked, Mapping):
         return dict(asked)
     names = [asked] if isinstance(asked, str) else list(asked)
@@ -262,15 +202,19 @@ def _build_fusions(
         entry.check_options(chosen)
     else:
         build, chosen = fusion, options.get("fusion", {})
-    fusions = {}
+    fusions: dict[str, Fusion] = {}
     for target in targets:
+        if any(target in other.refines for other in fusions.values()):
+            continue  # one that refines several platforms at once is built once
         fusions[target] = build(sources, target, **chosen)
         if not isinstance(fusions[target], Fusion):
             raise ShapeError(f"fusion {fusion} builds a {type(fusions[target]).__name__}, not a harmonet.Fusion.")
     return fusions
 
 
-def _dry_run(model: Model, expected: Mapping[str, Size], channels: int, patch_size: int) -> None:
+def _dry_run(
+    model: Model, expected: Mapping[str, Size], targets: Sequence[str], channels: int, patch_size: int
+) -> None:
     """Run the model on an empty patch and hold every prediction of every stage against its platform's size."""
     with empty_patch(model, channels, patch_size) as x:
         stages = model(x)
@@ -283,27 +227,8 @@ def _dry_run(model: Model, expected: Mapping[str, Size], channels: int, patch_si
                 raise ShapeError(
                     f"stage {number} gives {_size(found)} for {platform}, whose patch is {_size(expected[platform])}."
                 )
-
-
-def wiring(model: Model, names: Mapping[str, str]) -> list[Wire]:
-    """The wiring table of a composed model; `names` says what the network of each platform is called."""
-    connections: dict[str, dict[str, str]] = {platform: {} for platform in model.singles}
-    for target, fusion in model.fusions.items():
-        assert isinstance(fusion, Fusion)
-        for platform, words in fusion.wiring().items():
-            connections[platform][target] = words
-    return [
-        Wire(
-            platform,
-            names[platform],
-            model.taps[platform],
-            model.sizes[platform].features,
-            model.sizes[platform].prediction,
-            connections[platform],
-            count_parameters(network),
-        )
-        for platform, network in model.singles.items()
-    ]
+    if missing := [target for target in targets if model.fusions and target not in stages[-1]]:
+        raise ShapeError(f"the last stage does not predict {', '.join(missing)}: a fusion predicts its target there.")
 
 
 def _label(single: Single) -> str:

@@ -12,7 +12,14 @@ A package offers its answers in the entry-point group `harmonet`:
 
 import pluggy
 
-from harmonet.registry import FusionEntry, NetworkEntry, RepresentationEntry
+from harmonet.registry import (
+    ConnectionEntry,
+    FusionEntry,
+    LossEntry,
+    NetworkEntry,
+    RepresentationEntry,
+    WeightingEntry,
+)
 
 GROUP = "harmonet"
 
@@ -33,3 +40,18 @@ def harmonet_fusions() -> list[FusionEntry]:  # type: ignore[empty-body]
 @hookspec
 def harmonet_representations() -> list[RepresentationEntry]:  # type: ignore[empty-body]
     """Representations to register."""
+
+
+@hookspec
+def harmonet_connections() -> list[ConnectionEntry]:  # type: ignore[empty-body]
+    """Connection networks to register."""
+
+
+@hookspec
+def harmonet_losses() -> list[LossEntry]:  # type: ignore[empty-body]
+    """Losses to register."""
+
+
+@hookspec
+def harmonet_weightings() -> list[WeightingEntry]:  # type: ignore[empty-body]
+    """Weightings of loss terms to register."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from harmonet.composer import Model
+from harmonet.model import Model
 from harmonet.data.volumes import window
 from harmonet.platforms import Alignment, Grid
 

@@ -23,21 +23,32 @@ import pluggy
 from harmonet import hookspecs
 from harmonet.errors import NotFoundError, PluginWarning, RegistrationError
 from harmonet.registry import (
+    CONNECTIONS,
     FUSIONS,
+    LOSSES,
     NETWORKS,
     REPRESENTATIONS,
+    WEIGHTINGS,
+    ConnectionEntry,
     Entry,
     FusionEntry,
+    LossEntry,
     NetworkEntry,
-    Paper,
     Registry,
     RepresentationEntry,
+    WeightingEntry,
 )
 
 SWITCH = "HARMONET_PLUGINS"
 BUILT_IN = "harmonet"
 REASON_LENGTH = 300  # characters
-BUILT_IN_MODULES = ("harmonet.networks", "harmonet.fusions", "harmonet.representations")
+BUILT_IN_MODULES = (
+    "harmonet.networks",
+    "harmonet.fusions",
+    "harmonet.representations",
+    "harmonet.blocks",
+    "harmonet.losses",
+)
 
 E = TypeVar("E", bound=Entry)
 
@@ -46,6 +57,9 @@ HOOKS: dict[str, tuple[Registry[Any], type[Entry]]] = {
     "harmonet_networks": (NETWORKS, NetworkEntry),
     "harmonet_fusions": (FUSIONS, FusionEntry),
     "harmonet_representations": (REPRESENTATIONS, RepresentationEntry),
+    "harmonet_connections": (CONNECTIONS, ConnectionEntry),
+    "harmonet_losses": (LOSSES, LossEntry),
+    "harmonet_weightings": (WEIGHTINGS, WeightingEntry),
 }
 
 
@@ -211,8 +225,9 @@ def left_out() -> str:
 
 
 def network(name: str) -> NetworkEntry:
-    """The card of a single network."""
-    return _find(NETWORKS, name)
+    """The card of a single network; `name@2` is the same network, begun and trained with another seed."""
+    bare, _, seed = name.partition("@")
+    return _find(NETWORKS, bare if seed.isdecimal() else name)
 
 
 def fusion(name: str) -> FusionEntry:
@@ -223,6 +238,21 @@ def fusion(name: str) -> FusionEntry:
 def representation(name: str) -> RepresentationEntry:
     """The card of a representation."""
     return _find(REPRESENTATIONS, name)
+
+
+def connection(name: str) -> ConnectionEntry:
+    """The card of a connection network."""
+    return _find(CONNECTIONS, name)
+
+
+def loss(name: str) -> LossEntry:
+    """The card of a loss."""
+    return _find(LOSSES, name)
+
+
+def weighting(name: str) -> WeightingEntry:
+    """The card of a weighting of loss terms."""
+    return _find(WEIGHTINGS, name)
 
 
 def provided_by(name: str) -> list[str]:
@@ -250,52 +280,3 @@ def list_representations(pattern: str = "*") -> list[str]:
     """Names of the registered representations that match the wildcard pattern."""
     load()
     return REPRESENTATIONS.names(pattern)
-
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def register_network(
-    name: str,
-    *,
-    tap: str | None = None,
-    upsampling: tuple[int, ...] = (1,),
-    summary: str = "",
-    paper: Paper | None = None,
-) -> Callable[[F], F]:
-    """A decorator that registers a network from a script, without a package.
-
-    Args:
-        name: Name to type.
-        tap: Dotted path of the layer that fusions read by default.
-        upsampling: Factors that it can be built for.
-        summary: One line; the first line of the docstring by default.
-        paper: Publication.
-    """
-
-    def decorate(build: F) -> F:
-        taps = {"features": tap} if tap is not None else {}
-        entry = NetworkEntry(
-            name=name, build=build, summary=summary or _first_line(build), paper=paper, upsampling=upsampling, taps=taps
-        )
-        load()
-        NETWORKS.register(entry, build.__module__)
-        return build
-
-    return decorate
-
-
-def register_fusion(name: str, *, summary: str = "", paper: Paper | None = None) -> Callable[[F], F]:
-    """A decorator that registers a fusion from a script, without a package."""
-
-    def decorate(build: F) -> F:
-        entry = FusionEntry(name=name, build=build, summary=summary or _first_line(build), paper=paper)
-        load()
-        FUSIONS.register(entry, build.__module__)
-        return build
-
-    return decorate
-
-
-def _first_line(build: Callable[..., Any]) -> str:
-    return (build.__doc__ or build.__name__).strip().splitlines()[0]

@@ -77,6 +77,9 @@ class ModelTable(_Strict):
         refine: Platforms that the fusion predicts in later stages.
         taps: Network, or `platform.network`, to layer names.
         options: Name of a network or fusion to its options.
+        frozen: Platforms whose networks keep their weights when the composition is trained.
+        restandardise: Platforms whose trained run may have another standardisation; an exact affine map in front and
+            behind makes it fit.
     """
 
     candidates: dict[str, Annotated[list[str], Field(min_length=1)]]
@@ -85,6 +88,8 @@ class ModelTable(_Strict):
     taps: dict[str, list[str]] = Field(default_factory=dict)
     options: dict[str, dict[str, Any]] = Field(default_factory=dict)
     patch_size: Positive = 11
+    frozen: list[str] = Field(default_factory=list)
+    restandardise: list[str] = Field(default_factory=list)
 
 
 class SplitTable(_Strict):
@@ -102,6 +107,28 @@ class SplitTable(_Strict):
     test: Positive | list[str] | Annotated[str, Field(pattern=FOLD)] = 1
 
 
+class LossTable(_Strict):
+    """What is made small. The paper names no loss: all of this is our choice.
+
+    Attributes:
+        name, options: Of the loss of one prediction.
+        weighting, weighting_options: Of what weighs the terms, one for each stage and platform.
+        platforms: Platform to a factor on its terms; 1 where absent.
+        stages: A factor on the terms of each stage; 1 where the list ends.
+        gradients: How the terms' gradients become one: their `sum`, or `pcgrad`, `cagrad`, `upgrad` (needs torchjd).
+        log: Whether weights, gradient norms and their cosines go into history.jsonl.
+    """
+
+    name: str = "mse"
+    options: dict[str, Any] = Field(default_factory=dict)
+    weighting: str = "equal"
+    weighting_options: dict[str, Any] = Field(default_factory=dict)
+    platforms: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    stages: list[Annotated[float, Field(ge=0)]] = Field(default_factory=list)
+    gradients: Literal["sum", "pcgrad", "cagrad", "upgrad"] = "sum"
+    log: bool = False
+
+
 class TrainingTable(_Strict):
     """The schedule. Defaults are the paper's where it says (Blumberg et al. 2019, section 3); the others are ours.
 
@@ -116,6 +143,8 @@ class TrainingTable(_Strict):
         batch_size: Patches per step (paper: 12).
         learning_rate: Of Adam (paper: 1e-4).
         decay: Factor on the learning rate every `decay_every` epochs (paper: 1/sqrt 2 every 15 or 25).
+        rates: Part to a factor on its learning rate when the composition is trained: a platform's network, or
+            `fusion`; 1 where absent.
         threads: Processor threads; 0 for what torch chooses.
     """
 
@@ -129,6 +158,7 @@ class TrainingTable(_Strict):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     decay: Fraction = 2**-0.5
     decay_every: Positive = 15
+    rates: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     threads: Annotated[int, Field(ge=0)] = 0
 
 
@@ -143,6 +173,7 @@ class Recipe(_Strict):
     representation: RepresentationTable = Field(default_factory=RepresentationTable)
     model: ModelTable
     split: SplitTable = Field(default_factory=SplitTable)
+    loss: LossTable = Field(default_factory=LossTable)
     training: TrainingTable = Field(default_factory=TrainingTable)
 
     @model_validator(mode="after")
@@ -150,7 +181,12 @@ class Recipe(_Strict):
         names = [platform.name for platform in self.target]
         if len(set(names)) != len(names) or self.source.name in names:
             raise ValueError("every platform has one name, and the source is no target")
-        for key, given in (("candidates", self.model.candidates), ("refine", self.model.refine)):
+        for key, given in (
+            ("candidates", self.model.candidates),
+            ("refine", self.model.refine),
+            ("frozen", self.model.frozen),
+            ("restandardise", self.model.restandardise),
+        ):
             for name in given:
                 if name not in names:
                     raise ValueError(f"model.{key} names {name!r}, which is no target. {nearest(name, names)}")
@@ -238,6 +274,7 @@ def _fields_at(location: tuple[int | str, ...]) -> list[str]:
         "representation": RepresentationTable,
         "model": ModelTable,
         "split": SplitTable,
+        "loss": LossTable,
         "training": TrainingTable,
     }
     model = homes.get(str(location[0]), Recipe) if location else Recipe

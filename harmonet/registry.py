@@ -154,6 +154,38 @@ class RepresentationEntry(Entry):
     supplied: ClassVar[tuple[str, ...]] = ("shells",)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ConnectionEntry(Entry):
+    """A connection network: `build(features, prediction, **options)` gives an `nn.Module`.
+
+    `features` is a list of sizes (C, X, Y, Z), one for each tensor that its forward takes, `prediction` the size
+    (C, X, Y, Z) that it gives.
+    """
+
+    supplied: ClassVar[tuple[str, ...]] = ("features", "prediction")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossEntry(Entry):
+    """A loss: `build(groups, **options)` gives a function (prediction, truth, inside, variance) to a scalar tensor.
+
+    `groups` names slices of channels, such as `l = 2`; prediction and truth are (B, C, X, Y, Z), `inside`
+    (B, 1, X, Y, Z) is 1 in the mask, `variance` is None where the network predicts none.
+    """
+
+    supplied: ClassVar[tuple[str, ...]] = ("groups",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightingEntry(Entry):
+    """A weighting of loss terms: `build(terms, **options)` gives a `harmonet.losses.weighting.Weighting`.
+
+    `terms` lists (stage, platform), one for each term of the loss.
+    """
+
+    supplied: ClassVar[tuple[str, ...]] = ("terms",)
+
+
 E = TypeVar("E", bound=Entry)
 
 
@@ -162,7 +194,7 @@ class Registry(Generic[E]):
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
-        self._store: Any = catalogue.create("harmonet", f"{kind}s", entry_points=False)
+        self._store: Any = catalogue.create("harmonet", kind, entry_points=False)
         self._providers: dict[str, str] = {}
 
     def refuse_taken(self, entry: E) -> None:
@@ -198,3 +230,6 @@ class Registry(Generic[E]):
 NETWORKS: Registry[NetworkEntry] = Registry("network")
 FUSIONS: Registry[FusionEntry] = Registry("fusion")
 REPRESENTATIONS: Registry[RepresentationEntry] = Registry("representation")
+CONNECTIONS: Registry[ConnectionEntry] = Registry("connection")
+LOSSES: Registry[LossEntry] = Registry("loss")
+WEIGHTINGS: Registry[WeightingEntry] = Registry("weighting")

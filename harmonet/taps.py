@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from harmonet.errors import NotFoundError, ShapeError, nearest
-from harmonet.stages import Gaussian
+from harmonet.stages import Gaussian, Members, Prediction
 
 Size = tuple[int, ...]  # (C, X, Y, Z)
 
@@ -42,7 +42,7 @@ def find_layer(module: nn.Module, path: str) -> nn.Module:
     return module.get_submodule(path)
 
 
-def forward_with_taps(module: nn.Module, taps: Mapping[str, str], x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def forward_with_taps(module: nn.Module, taps: Mapping[str, str], x: Tensor) -> tuple[Prediction, dict[str, Tensor]]:
     """The module's output and, for each tap, the tensor that its layer gave.
 
     Args:
@@ -66,7 +66,7 @@ def forward_with_taps(module: nn.Module, taps: Mapping[str, str], x: Tensor) -> 
 Record = list[tuple[Any, int]]  # each output of a layer, and how often its memory had been written by then
 
 
-def _listen(module: nn.Module, paths: Iterable[str], x: Tensor) -> tuple[Tensor, dict[str, Record]]:
+def _listen(module: nn.Module, paths: Iterable[str], x: Tensor) -> tuple[Prediction, dict[str, Record]]:
     """The module's output, and what each layer gave."""
     seen: dict[str, Record] = {path: [] for path in paths}
     handles: list[RemovableHandle] = []
@@ -112,6 +112,12 @@ def measure(module: nn.Module, taps: Mapping[str, str], in_channels: int, patch_
     prediction: Any  # a stranger's module can give anything
     with empty_patch(module, in_channels, patch_size) as x:
         prediction, features = forward_with_taps(module, taps, x)
+    if isinstance(prediction, Members):
+        sizes = {_mean(member).shape for member in prediction}
+        if len(sizes) > 1:
+            told = " and ".join(str(tuple(size)) for size in sizes)
+            raise ShapeError(f"networks of one platform give {told}: join networks that predict on one grid.")
+        prediction = prediction[0]
     if isinstance(prediction, Gaussian):
         if prediction.variance.shape != prediction.mean.shape:
             raise ShapeError(
@@ -124,6 +130,10 @@ def measure(module: nn.Module, taps: Mapping[str, str], in_channels: int, patch_
             f"{type(module).__name__} gives a {type(prediction).__name__}, not one tensor (B, C, X, Y, Z)."
         )
     return Measured(tuple(prediction.shape[1:]), {name: tuple(f.shape[1:]) for name, f in features.items()})
+
+
+def _mean(prediction: Tensor | Gaussian) -> Tensor:
+    return prediction.mean if isinstance(prediction, Gaussian) else prediction
 
 
 @contextmanager

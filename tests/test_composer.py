@@ -7,7 +7,7 @@ from torch import nn
 
 import harmonet as hn
 from harmonet.blocks.connection import count_parameters
-from harmonet.composer import wiring
+from harmonet.model import wiring
 from harmonet.errors import NotFoundError, ShapeError
 from harmonet.taps import forward_with_taps
 

@@ -56,7 +56,7 @@ def compose(
 
     from harmonet.build import recipe_of
     from harmonet.recipe import to_toml
-    from harmonet.runs.folder import wiring_of
+    from harmonet.runs.members import wiring_of
 
     recipe = recipe_of(
         task,

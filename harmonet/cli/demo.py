@@ -60,7 +60,7 @@ def demo(
     from harmonet.platforms import preset
     from harmonet.recipe import parse, to_toml
     from harmonet.report import write_report
-    from harmonet.runs.folder import wiring_of
+    from harmonet.runs.members import wiring_of
     from harmonet.runs.predict import predict, write_predictions
     from harmonet.runs.train import train
 

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from harmonet import sh
 from harmonet.build import representation_of, shells_of
-from harmonet.composer import Model
 from harmonet.data.duplicates import fingerprint
 from harmonet.data.layout import TravellingHeads
 from harmonet.data.represent import represent
@@ -21,6 +20,7 @@ from harmonet.errors import DataError, RunError
 from harmonet.evaluation.baselines import BASELINES
 from harmonet.inference import Filled, Where, predict_stages
 from harmonet.metrics.sh_error import calibration, sh_mse, sh_mse_by_group
+from harmonet.model import Model
 from harmonet.reading import Reading, read_heads
 from harmonet.runs.folder import Trained, is_complete, load
 from harmonet.runs.train import SINGLES

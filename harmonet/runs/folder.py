@@ -14,18 +14,14 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-from torch import nn
 
-from harmonet.blocks.connection import count_parameters
-from harmonet.build import is_folder, model_for, representation_of, taps_for
-from harmonet.composer import Model, Single, Wire, build_single, wiring
-from harmonet.composer import compose as compose_modules
+from harmonet.build import build_members, model_for, options_of, representation_of
 from harmonet.data.gradients import Gradients
 from harmonet.data.splits import Split
 from harmonet.data.standardise import PerAcquisition, Standardisation, Standardises
-from harmonet.errors import NotFoundError, RunError, ShapeError
+from harmonet.errors import NotFoundError, RunError
 from harmonet.files import sha256, write_whole
-from harmonet.fusion import Fusion
+from harmonet.model import Model
 from harmonet.platforms import Task
 from harmonet.recipe import Recipe, read_recipe, to_toml
 from harmonet.representation import Representation
@@ -44,8 +40,9 @@ class Trained:
         folder: Where it lies.
         recipe: What defined it.
         model: The model, in evaluation mode.
-        networks: Platform to the name of the network that was chosen for it.
-        options: Platform to that network's options; a pinned run brings its own, which the recipe does not hold.
+        networks: Platform to the name of the network that was chosen for it; to all, joined by `+`, where a fusion
+            takes all.
+        options: Platform to each network's options; a pinned run brings its own, which the recipe does not hold.
         representation: How signals become channels.
         standardise_source: What knows the statistics of a source image.
         standardise: Target platform to statistics of the training subjects.
@@ -58,7 +55,7 @@ class Trained:
     recipe: Recipe
     model: Model
     networks: Mapping[str, str]
-    options: Mapping[str, Mapping[str, Any]]
+    options: Mapping[str, Sequence[Mapping[str, Any]]]
     representation: Representation
     standardise_source: Standardises
     standardise: Mapping[str, Standardisation]
@@ -89,7 +86,7 @@ def write_run(
     history: Sequence[Mapping[str, Any]],
     *,
     networks: Mapping[str, str],
-    options: Mapping[str, Mapping[str, Any]] | None = None,
+    options: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     standardise_source: Standardises,
     standardise: Mapping[str, Standardisation],
     split: Split,
@@ -102,7 +99,7 @@ def write_run(
     Args:
         folder: The run folder.
         recipe, model, history, networks, standardise_source, standardise, split, gradients: What the run is.
-        options: Platform to its network's options; the recipe's where None.
+        options: Platform to the options of each of its networks; the recipe's where None.
         facts: Further keys of model.json.
         draw: Draws the curves into the folder and returns their files.
     """
@@ -121,7 +118,7 @@ def write_run(
         "torch": torch.__version__,
         **facts,
         "networks": dict(networks),
-        "options": options or {p: recipe.model.options.get(name, {}) for p, name in networks.items()},
+        "options": options or {p: [options_of(recipe, name)] for p, name in networks.items()},
         "representation": recipe.representation.model_dump() | {"sidecar": representation_of(recipe).sidecar()},
         "standardisation": {
             recipe.source.name: _as_json(standardise_source),
@@ -152,9 +149,8 @@ def load(folder: Path | str) -> Trained:
     facts = _read_facts(folder)
     recipe = read_recipe(folder / RECIPE)
     networks: dict[str, str] = facts["networks"]
-    options: dict[str, dict[str, Any]] = facts["options"]
-    channels, factors = representation_of(recipe).channels, recipe.task.upsampling
-    singles = {p: build_single(name, channels, factors[p], {name: options[p]}) for p, name in networks.items()}
+    options: dict[str, list[dict[str, Any]]] = facts["options"]
+    singles = {p: build_members(recipe, p, names, options[p]) for p, names in networks.items()}
     model = model_for(recipe, singles, networks)
     weights = safetensors.torch.load_file(folder / WEIGHTS)
     try:
@@ -170,7 +166,7 @@ def load(folder: Path | str) -> Trained:
         folder=folder,
         recipe=recipe,
         model=model,
-        networks=networks,
+        networks={p: name for p, name in networks.items() if p in model.singles},
         options=options,
         representation=representation_of(recipe),
         standardise_source=statistics.pop(recipe.source.name),
@@ -213,62 +209,3 @@ def _read_facts(folder: Path) -> dict[str, Any]:
         if sha256(path) != digest:
             raise RunError(f"{path} was changed or damaged: its checksum is not the one in {MODEL}; copy it again.")
     return facts
-
-
-def single_of(folder: Path | str, platform: str) -> tuple[nn.Module, str, Trained]:
-    """The trained network for one platform in a run, its registered name, and the run.
-
-    Raises:
-        NotFoundError: The run has no network for that platform.
-    """
-    run = load(folder)
-    if platform not in run.networks:
-        raise NotFoundError(f"{folder} has no network for {platform}, only for {', '.join(run.networks)}.")
-    return run.model.singles[platform], run.networks[platform], run
-
-
-def compose(
-    singles: Mapping[str, Single | Path],
-    fusion: str | Callable[..., Fusion] | None = None,
-    target: str | Sequence[str] | None = None,
-    **settings: Any,
-) -> Model:
-    """`harmonet.composer.compose`, with run folders among the single networks.
-
-    A run folder stands for its trained network for that platform, with the tap that its recipe names.
-    """
-    modules: dict[str, Single] = {}
-    taps = dict(settings.pop("taps", None) or {})
-    for platform, single in singles.items():
-        if isinstance(single, Path) or (isinstance(single, str) and "/" in single):
-            module, name, run = single_of(single, platform)
-            factor = (settings.get("upsampling") or {}).get(platform, 1)
-            if run.task.upsampling[platform] != factor:
-                raise ShapeError(
-                    f"{single} was trained for upsampling {run.task.upsampling[platform]} of {platform}, "
-                    f"asked for {factor}: set upsampling={{{platform!r}: {run.task.upsampling[platform]}}}."
-                )
-            modules[platform] = module
-            taps.setdefault(platform, taps_for(run.recipe, platform, name) or {})
-        else:
-            modules[platform] = single
-    return compose_modules(modules, fusion, target, taps=taps, **settings)
-
-
-def wiring_of(recipe: Recipe) -> tuple[list[Wire], int]:
-    """The wiring of every candidate, each verified by a dry run, and the parameters of the first composition."""
-    candidates = recipe.model.candidates
-    wires: dict[tuple[str, str], Wire] = {}
-    parameters = 0
-    for number in range(max(map(len, candidates.values()))):
-        chosen = {platform: names[min(number, len(names) - 1)] for platform, names in candidates.items()}
-        singles: dict[str, Single] = dict(chosen)
-        names = dict(chosen)
-        for platform, candidate in chosen.items():
-            if is_folder(candidate):
-                singles[platform], names[platform], _ = single_of(candidate, platform)
-        model = model_for(recipe, singles, names)
-        parameters = parameters or count_parameters(model)
-        wires |= {(wire.platform, wire.network): wire for wire in wiring(model, chosen)}
-    order = {platform: number for number, platform in enumerate(candidates)}
-    return sorted(wires.values(), key=lambda wire: order[wire.platform]), parameters

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harmonet.build import kinds_of, shells_of
-from harmonet.composer import answers
 from harmonet.data.gradients import Gradients, from_world, write_gradients
 from harmonet.data.nifti import write_nifti
 from harmonet.data.represent import decoded, represent
@@ -21,6 +20,7 @@ from harmonet.data.volumes import Volume
 from harmonet.errors import OutputError
 from harmonet.files import sha256, write_whole
 from harmonet.inference import Where, predict_stages
+from harmonet.model import answers
 from harmonet.platforms import Grid, Kind, align
 from harmonet.reading import check_voxels
 from harmonet.runs.folder import MODEL, Trained

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from harmonet.build import is_folder, model_for, network_for, seed_for
-from harmonet.composer import Model
+from harmonet import plugins
+from harmonet.build import build_members, is_folder, model_for, network_for, seed_for, takes_all, trains_in_unison
 from harmonet.data.layout import TravellingHeads
 from harmonet.data.standardise import Standardisation
 from harmonet.errors import DataError, OutputError, RecipeError, RunError
 from harmonet.files import foreign_in, write_whole
+from harmonet.model import Model
 from harmonet.reading import INPUTS as INPUTS_CHECK
 from harmonet.reading import Reading
 from harmonet.recipe import Recipe, read_recipe, to_toml
@@ -28,10 +29,10 @@ from harmonet.runs.folder import (
     Trained,
     is_complete,
     load,
-    single_of,
     write_run,
 )
 from harmonet.runs.material import FEED, Material, gather, split_of
+from harmonet.runs.members import first_composition, single_of, word_of
 from harmonet.training.loop import Outcome, Watch, fit, mean_of_answers, validate
 
 SINGLES = "singles"
@@ -78,22 +79,27 @@ def train(
     _refuse_changed(out / INPUTS, material.inputs, reading)
     write_whole(out / RECIPE, to_toml(recipe).encode())
     write_whole(out / INPUTS, (json.dumps(material.inputs, indent=1) + "\n").encode())
-    task = recipe.task
-    chosen: dict[str, Trained] = {}
+    plan, names, options = first_composition(recipe)
+    chosen: dict[str, dict[str, Trained]] = {}
     errors: dict[str, dict[str, float]] = {}
-    for platform in task.target_names:
+    for platform in plan.singles:
         runs = {c: _candidate(material, platform, c, out) for c in recipe.model.candidates[platform]}
         errors[platform] = {name: _validation_error(material, platform, run) for name, run in runs.items()}
-        chosen[platform] = runs[min(errors[platform], key=errors[platform].__getitem__)]
-    networks = {platform: run.networks[platform] for platform, run in chosen.items()}
-    model = model_for(recipe, {p: run.model.singles[p] for p, run in chosen.items()}, networks)
-    outcome = Outcome()
-    if recipe.model.fusion is not None:
-        outcome = _fit(material, model, task.target_names, out, recipe.training.joint_epochs, recipe.model.fusion)
-    history = [line for run in chosen.values() for line in _history(run)] if not outcome.history else outcome.history
+        best = min(errors[platform], key=errors[platform].__getitem__)
+        chosen[platform] = runs if takes_all(recipe) else {best: runs[best]}
+        names[platform] = "+".join(word_of(candidate, run, platform) for candidate, run in chosen[platform].items())
+        options[platform] = [given for run in chosen[platform].values() for given in run.options[platform]]
+    trained = {p: [run.model.singles[p] for run in runs.values()] for p, runs in chosen.items()}
+    unread = {p: build_members(recipe, p, names[p], options[p]) for p in names if p not in chosen}  # for their sizes
+    model = model_for(recipe, {**trained, **unread}, names)
+    targets, fusion = recipe.task.target_names, recipe.model.fusion
+    if fusion is not None and trains_in_unison(recipe):
+        outcome = _fit(material, model, targets, out, recipe.training.joint_epochs, fusion)
+    else:
+        outcome = Outcome(_score(material, model, list(model.singles)))
+    history = outcome.history or [line for runs in chosen.values() for run in runs.values() for line in _history(run)]
     facts = {"validation": {"candidates": errors, "score": outcome.score, "best_epoch": outcome.best_epoch}}
-    options = {platform: run.options[platform] for platform, run in chosen.items()}
-    _finish(material, out, recipe, model, networks, history, facts, options)
+    _finish(material, out, recipe, model, names, history, facts, options)
     shutil.rmtree(out / FEED, ignore_errors=True)
     return load(out)
 
@@ -167,7 +173,8 @@ def _tell_statistics(network: Any, name: str, material: Material, platform: str)
 
 def _single_recipe(recipe: Recipe, platform: str, candidate: str) -> Recipe:
     """The recipe of one single network alone."""
-    options = {candidate: recipe.model.options[candidate]} if candidate in recipe.model.options else {}
+    card = plugins.network(candidate).name
+    options = {card: recipe.model.options[card]} if card in recipe.model.options else {}
     model = recipe.model.model_copy(
         update={
             "candidates": {platform: [candidate]},
@@ -175,6 +182,7 @@ def _single_recipe(recipe: Recipe, platform: str, candidate: str) -> Recipe:
             "refine": [],
             "options": options,
             "taps": {},
+            "frozen": [],
         }
     )
     targets = [table for table in recipe.target if table.name == platform]
@@ -207,8 +215,11 @@ def _refuse_foreign(material: Material, platform: str, candidate: str, run: Trai
 
 
 def _validation_error(material: Material, platform: str, run: Trained) -> float:
-    model = Model({platform: run.model.singles[platform]}, {}, {})
-    batches = material.validating((platform,)).batches(0, material.recipe.training.batch_size)
+    return _score(material, Model({platform: run.model.singles[platform]}, {}, {}), (platform,))
+
+
+def _score(material: Material, model: Model, platforms: Sequence[str]) -> float:
+    batches = material.validating(platforms).batches(0, material.recipe.training.batch_size)
     return mean_of_answers(validate(model, batches))
 
 
@@ -238,7 +249,7 @@ def _finish(
     networks: Mapping[str, str],
     history: Sequence[Mapping[str, Any]],
     facts: Mapping[str, Any],
-    options: Mapping[str, Mapping[str, Any]] | None = None,
+    options: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> None:
     write_run(
         folder,

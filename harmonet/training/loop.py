@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harmonet.composer import Model, answers
 from harmonet.data.patches import Batch, PatchFeed
 from harmonet.errors import RunError
+from harmonet.model import Model, answers
 from harmonet.training.checkpoint import load_state, save_state
 from harmonet.training.loss import Term, error_terms, loss_terms
 
