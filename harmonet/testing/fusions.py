@@ -43,7 +43,6 @@ MIXED = {"a": 1, "b": 2, "c": 1}
 DONE = (0.0, 0.5)  # of the training; its very end is one check's own
 
 Features = dict[str, dict[str, Tensor]]
-
 fusion_check = check(plugins.fusion)
 
 
@@ -60,6 +59,7 @@ class Given:
         return Given(Stage({p: y.clone() for p, y in self.first.items()}), features)
 
     def of(self, platform: str) -> list[Tensor]:
+        """All tensors of one platform."""
         return [self.first[platform], *self.features[platform].values()]
 
     @property
@@ -114,8 +114,7 @@ def _halfway(entry: FusionEntry, options: Options, seed: int = 0) -> Fusion:
 def _stages(fusion: nn.Module, given: Given) -> list[dict[str, Tensor]]:
     copied = given.clone()
     assert isinstance(fusion, Fusion)
-    stages: Sequence[dict[str, Tensor]] = seeded(fusion.stages, copied.patch, copied.run)
-    return list(stages)
+    return list(seeded(fusion.stages, copied.patch, copied.run))
 
 
 def _stages_of(fusion: nn.Module, given: Given) -> Sequence[Mapping[str, Tensor]]:
