@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names for type checkers, which cannot follow __getattr__
+    from harmonet.blocks.adapted import adapt as adapt
     from harmonet.build import create_network as create_network
     from harmonet.data.layout import open_dataset as open_dataset
     from harmonet.errors import HarmonetError as HarmonetError
@@ -48,6 +49,7 @@ _HOMES = {
     "Source": "fusion",
     "Stage": "stages",
     "Task": "platforms",
+    "adapt": "blocks.adapted",
     "answers": "model",
     "compose": "runs",
     "create_network": "build",

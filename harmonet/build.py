@@ -1,6 +1,7 @@
 """How a recipe's words become objects: options, representation, data, networks, models."""
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from harmonet import plugins
+from harmonet.blocks.restandardised import times_wrapped, wrapped
 from harmonet.composer import Single, Singles, build_network, build_single, compose, default_taps
 from harmonet.data.gradients import SHELL_TOLERANCE
 from harmonet.errors import DataError, HarmonetError, NotFoundError, RecipeError
@@ -65,7 +67,8 @@ def kinds_of(recipe: Recipe) -> dict[str, Kind]:
     """
     found: dict[str, Kind] = {}
     for platform, names in recipe.model.candidates.items():
-        kinds = {name: plugins.network(name).alignment for name in names if not is_folder(name)}
+        words = [word for name in names for word in _networks_of(name, platform)]
+        kinds = {word: plugins.network(word).alignment for word in words}
         if len(set(kinds.values())) > 1 and recipe.task.upsampling[platform] > 1:
             told = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
             raise RecipeError(f"the candidates of {platform} predict on different grids, {told}: choose of one kind.")
@@ -76,6 +79,17 @@ def kinds_of(recipe: Recipe) -> dict[str, Kind]:
 def is_folder(candidate: str) -> bool:
     """Whether a candidate names a run folder and not a registered network."""
     return "/" in candidate or Path(candidate).is_dir()
+
+
+def _networks_of(candidate: str, platform: str) -> list[str]:
+    """The registered networks of a candidate: itself, or those that a run folder's model.json names."""
+    if not is_folder(candidate):
+        return [candidate]
+    try:
+        names: str = json.loads((Path(candidate) / "model.json").read_bytes())["networks"][platform]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []  # what is wrong with it is said when it is loaded
+    return names.split("+")
 
 
 def seed_for(recipe: Recipe, *words: str) -> int:
@@ -107,12 +121,26 @@ def options_of(recipe: Recipe, name: str) -> dict[str, Any]:
     return recipe.model.options.get(plugins.network(name).name, {})
 
 
-def build_members(recipe: Recipe, platform: str, names: str, options: Sequence[Mapping[str, Any]]) -> list[Single]:
-    """A platform's networks with fresh weights: `names` joined by `+`, each with its options."""
+def build_members(
+    recipe: Recipe,
+    platform: str,
+    names: str,
+    options: Sequence[Mapping[str, Any]],
+    restandardised: Sequence[int] | None = None,
+) -> list[Single]:
+    """A platform's networks with fresh weights.
+
+    Args:
+        recipe, platform: What they are for.
+        names: Of the networks, joined by `+`.
+        options: Of each.
+        restandardised: How many maps between standardisations are around each; none where None.
+    """
     channels, factor = representation_of(recipe).channels, recipe.task.upsampling[platform]
+    words = names.split("+")
     return [
-        build_single(name, channels, factor, {plugins.network(name).name: given})
-        for name, given in zip(names.split("+"), options, strict=True)
+        wrapped(build_single(name, channels, factor, {plugins.network(name).name: given}), channels, times)
+        for name, given, times in zip(words, options, restandardised or [0] * len(words), strict=True)
     ]
 
 
@@ -127,6 +155,13 @@ def taps_for(
     return {name: entry.taps.get(name, name) for name in asked}
 
 
+def layers_of(layers: Mapping[str, str], singles: Single | Sequence[Single]) -> dict[str, str]:
+    """Feature name to layer of a platform's first network, where that has maps between standardisations around it."""
+    first = singles if isinstance(singles, str | nn.Module) else singles[0]
+    inner = "net." * times_wrapped(first) if isinstance(first, nn.Module) else ""
+    return {name: inner + layer for name, layer in layers.items()}
+
+
 def model_for(recipe: Recipe, singles: Singles, names: Mapping[str, str]) -> Model:
     """The composed model over the given single networks.
 
@@ -137,6 +172,7 @@ def model_for(recipe: Recipe, singles: Singles, names: Mapping[str, str]) -> Mod
     """
     fusion = recipe.model.fusion
     taps = {p: taps_for(recipe, p, names[p].split("+")[0], fusion) for p in singles} if fusion else {}
+    found = {p: layers_of(layers, singles[p]) for p, layers in taps.items() if layers is not None}
     with torch.random.fork_rng([]):
         torch.manual_seed(seed_for(recipe, "fusion"))
         return compose(
@@ -146,7 +182,7 @@ def model_for(recipe: Recipe, singles: Singles, names: Mapping[str, str]) -> Mod
             upsampling={p: f for p, f in recipe.task.upsampling.items() if p in singles},
             channels=representation_of(recipe).channels,
             patch_size=recipe.model.patch_size,
-            taps={p: layers for p, layers in taps.items() if layers is not None},
+            taps=found,
             options=recipe.model.options,
             frozen=recipe.model.frozen,
         )
@@ -165,6 +201,11 @@ def recipe_of(
     split: str | None = None,
     patch_size: int = 11,
     frozen: Iterable[str] = (),
+    restandardise: Iterable[str] = (),
+    loss: str | None = None,
+    weighting: str | None = None,
+    gradients: str | None = None,
+    rates: Mapping[str, float] | None = None,
     note: str = "",
 ) -> Recipe:
     """A complete recipe: names and options are known, and every default is filled in.
@@ -175,16 +216,19 @@ def recipe_of(
         fusion: Name of a fusion.
         refine: Platforms that the fusion predicts in later stages; all where None.
         taps: Network, or `platform.network`, to layer names.
-        options: Name of a network, the fusion or the representation to its options.
+        options: Name of a network, the fusion, the representation, the loss or the weighting to its options.
         representation: Its name.
         order: Its option `order`, for one that has it.
         split: `paper`, or a fold such as `2/5`; the recipe's default where None.
         patch_size: Edge of a source patch in voxels.
         frozen: Platforms whose networks keep their weights when the composition is trained.
+        restandardise: Platforms whose trained run may have another standardisation.
+        loss, weighting, gradients: Of `[loss]`; the recipe's defaults where None.
+        rates: Platform, or `fusion`, to a factor on its learning rate when the composition is trained.
         note: For people.
 
     Raises:
-        NotFoundError: A network, fusion, platform or option is not known.
+        NotFoundError: A network, fusion, loss, weighting, platform or option is not known.
         RecipeError: The parts contradict each other.
     """
     if split not in (None, "paper") and not re.fullmatch(FOLD, str(split)):
@@ -196,6 +240,10 @@ def recipe_of(
     if fusion is not None:
         used[fusion] = plugins.fusion(fusion)
     used[representation] = plugins.representation(representation)
+    if loss is not None:
+        used[loss] = plugins.loss(loss)
+    if weighting is not None:
+        used[weighting] = plugins.weighting(weighting)
     if order is not None:
         chosen.setdefault(representation, {})["order"] = order
     for name in chosen:
@@ -217,6 +265,14 @@ def recipe_of(
         "target": [PlatformTable.of(platform).model_dump() for platform in task.targets],
         "representation": {"name": representation, "options": chosen.pop(representation)},
         "split": {} if split is None else {"scheme": "paper"} if split == "paper" else {"test": split},
+        "loss": _given(
+            name=loss,
+            options=chosen.pop(loss or "", None),
+            weighting=weighting,
+            weighting_options=chosen.pop(weighting or "", None),
+            gradients=gradients,
+        ),
+        "training": _given(rates=rates),
         "model": {
             "candidates": {platform: list(names) for platform, names in candidates.items()},
             "fusion": fusion,
@@ -225,6 +281,7 @@ def recipe_of(
             "options": {name: given for name, given in chosen.items() if given},
             "patch_size": patch_size,
             "frozen": list(frozen),
+            "restandardise": list(restandardise),
         },
     }
     recipe = parse(tables, "of this command")
@@ -236,6 +293,11 @@ def recipe_of(
             except DataError as error:
                 raise RecipeError(f"{platform.name}: {error}") from None
     return recipe
+
+
+def _given(**words: Any) -> dict[str, Any]:
+    """The words that were given; the recipe has defaults for the others."""
+    return {key: value for key, value in words.items() if value is not None}
 
 
 def _plain(value: Any) -> bool:

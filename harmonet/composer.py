@@ -50,6 +50,7 @@ def compose(
         NotFoundError: A name, layer, platform or option is not known.
         ShapeError: Sizes do not fit.
 
+    >>> import torch
     >>> model = compose({"a": "diqt", "b": "diqt"}, "msp", "a", options={"diqt": {"layers": 1}})
     >>> [sorted(stage) for stage in model(torch.zeros(1, 28, 11, 11, 11))]
     [['a', 'b'], ['a']]
@@ -178,16 +179,22 @@ def measure_single(
     network: nn.Module, layers: Mapping[str, str], channels: int, patch_size: int, upsampling: int
 ) -> Source:
     """Measured sizes of a network, its prediction held against the patch it must give."""
-    measured = measure(network, layers, channels, patch_size)
+    try:
+        measured = measure(network, layers, channels, patch_size)
+    except RuntimeError as error:  # what torch says of sizes that a layer cannot take
+        raise ShapeError(
+            f"{type(network).__name__} cannot take a patch of {_size((channels,) + (patch_size,) * 3)} (channels @ "
+            f"voxels): {str(error).splitlines()[0]}; make it fit with hn.adapt, or choose another network."
+        ) from None
     edges = {kind: target_patch_size(patch_size, upsampling, kind) for kind in KINDS}
     fitting = [(channels, edge, edge, edge) for edge in dict.fromkeys(edges.values())]
     if measured.prediction not in fitting:
         raise ShapeError(
             f"{type(network).__name__} gives {_size(measured.prediction)} from a patch of {patch_size} voxels, but "
             f"upsampling {upsampling} needs {' or '.join(map(_size, fitting))} (channels @ voxels): choose a network "
-            "for that grid."
+            "for that grid, or make this one fit with hn.adapt."
         )
-    return Source(measured.prediction, measured.features)
+    return Source(measured.prediction, measured.features, (channels, patch_size, patch_size, patch_size))
 
 
 def _build_fusions(

@@ -39,6 +39,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise OutputError(f"{path} cannot be written ({reason}): free space there or choose another place.") from error
 
 
+def sweep_partial(folder: Path) -> None:
+    """Remove what killed processes left half-written; only for a folder that nobody else writes to."""
+    for aside in folder.glob(".*.partial"):
+        aside.unlink(missing_ok=True)
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write the content, so that at any instant the old or the new file is there; folders are made as needed."""
     try:

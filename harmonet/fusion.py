@@ -16,10 +16,11 @@ Features = Mapping[str, Mapping[str, Tensor]]  # platform -> tap name -> (B, C, 
 
 @dataclass(frozen=True)
 class Source:
-    """Measured sizes (C, X, Y, Z) of one single network: its prediction, and its features by tap name."""
+    """Measured sizes (C, X, Y, Z) of one single network: its prediction, its features by tap name, its input."""
 
     prediction: Size
     features: Mapping[str, Size]
+    patch: Size | None = None  # of the source; None where nothing was measured
 
 
 class Run(Protocol):

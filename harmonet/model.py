@@ -5,30 +5,15 @@ stage, the single networks; the last stage that has a platform is its answer. No
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from harmonet.blocks.connection import count_parameters
 from harmonet.errors import NotFoundError
 from harmonet.fusion import Fusion, Source, Stage
 from harmonet.stages import Prediction
-from harmonet.taps import Size, forward_with_taps
-
-
-@dataclass(frozen=True)
-class Wire:
-    """One row of the wiring table: a single network and how it reaches the targets."""
-
-    platform: str
-    network: str
-    taps: Mapping[str, str]  # feature name -> layer
-    features: Mapping[str, Size]
-    prediction: Size
-    connections: Mapping[str, str]  # target -> the layers that lead there
-    parameters: int
+from harmonet.taps import forward_with_taps
 
 
 class Model(nn.Module):
@@ -135,12 +120,15 @@ def aligned(joined: Sequence[Sequence[Mapping[str, Tensor]]]) -> list[Stage]:
     """
     places: list[Stage] = []
     for *early, _ in joined:
+        after = 0  # what a fusion says later stands later
         for stage in early:
-            free = (p for p in places if all(k not in p or p[k] is y for k, y in stage.items()))
-            place = next(free, None)
-            if place is None:
-                places.append(place := Stage())
-            _add(place, stage)
+            numbers = range(after, len(places))
+            free = (n for n in numbers if all(k not in places[n] or places[n][k] is y for k, y in stage.items()))
+            number = next(free, len(places))
+            if number == len(places):
+                places.append(Stage())
+            _add(places[number], stage)
+            after = number + 1
     last = Stage()
     for stages in joined:
         _add(last, stages[-1])
@@ -161,24 +149,3 @@ def answers(stages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     {'a': 3, 'b': 2}
     """
     return {platform: prediction for stage in stages for platform, prediction in stage.items()}
-
-
-def wiring(model: Model, names: Mapping[str, str]) -> list[Wire]:
-    """The wiring table of a composed model; `names` says what the network of each platform is called."""
-    connections: dict[str, dict[str, str]] = {platform: {} for platform in model.singles}
-    for target, fusion in model.fusions.items():
-        assert isinstance(fusion, Fusion)
-        for platform, words in fusion.wiring().items():
-            connections[platform][target] = words
-    return [
-        Wire(
-            platform,
-            names[platform],
-            model.taps[platform],
-            model.sizes[platform].features,
-            model.sizes[platform].prediction,
-            connections[platform],
-            count_parameters(network),
-        )
-        for platform, network in model.singles.items()
-    ]

@@ -18,6 +18,8 @@ FOLD = r"^[1-9][0-9]{0,3}/[1-9][0-9]{0,3}$"  # such as 2/5
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0)]
 
 
 class _Strict(BaseModel):
@@ -100,11 +102,13 @@ class SplitTable(_Strict):
             share voxels: everything made from it is marked leaky.
         validation: How many subjects, or which.
         test: How many subjects, or which, or `2/5`: the second of five folds.
+        seed: Decides who; the recipe's where absent.
     """
 
     scheme: Literal["subjects", "paper"] = "subjects"
     validation: Positive | list[str] = 1
     test: Positive | list[str] | Annotated[str, Field(pattern=FOLD)] = 1
+    seed: Count | None = None
 
 
 class LossTable(_Strict):
@@ -135,31 +139,61 @@ class TrainingTable(_Strict):
     Attributes:
         epochs: Epochs for each single network (paper: 50 or more in all).
         joint_epochs: Epochs for the composed model.
+        steps, joint_steps, minutes, joint_minutes: Other limits; what is reached first ends that part. 0 for none.
+        patience: Epochs without a lower validation error after which a part ends; 0 to go on.
         patches_per_subject: Patches per training subject and epoch (the paper's test set suggests 278).
         stride: Only source voxels at every so many-th place along each axis are centres; 1 for all in the mask.
         augment: Turn training patches at random by `flips` or by `octahedral` maps (flips and right angles), channels
             with them; `none` is the paper's.
         validation_patches: Patches per validation subject.
-        batch_size: Patches per step (paper: 12).
+        batch_size: Patches per step (paper: 12), over all processes and `accumulate` passes together.
+        accumulate: Passes that make up one step, each with its share of the batch.
         learning_rate: Of Adam (paper: 1e-4).
-        decay: Factor on the learning rate every `decay_every` epochs (paper: 1/sqrt 2 every 15 or 25).
+        schedule: `steps`: times `decay` every `decay_every` epochs (paper: 1/sqrt 2 every 15 or 25); `cosine`: up over
+            the first `warm_up` of the steps, then down to 0.
+        clip: Largest norm of the gradient; 0 for any.
+        nonfinite: What a NaN or Inf in loss or gradient does: `stop` the training, or `skip` the step and count it.
         rates: Part to a factor on its learning rate when the composition is trained: a platform's network, or
             `fusion`; 1 where absent.
+        checkpoint_minutes: Time between checkpoints inside an epoch; each epoch ends with one.
+        precision: Of forward pass and gradients; weights are float32.
+        parallel: Over several processes, `ddp` copies the weights to each, `fsdp` shards them.
+        compile: Compile networks whose inner layers no fusion reads.
+        deterministic: Only algorithms that give the same bits each time.
+        fused: Adam in one kernel.
         threads: Processor threads; 0 for what torch chooses.
+        trackers: Where else history goes, such as `tensorboard`.
     """
 
     epochs: Positive = 50
     joint_epochs: Positive = 50
+    steps: Count = 0
+    joint_steps: Count = 0
+    minutes: Amount = 0.0
+    joint_minutes: Amount = 0.0
+    patience: Count = 0
     patches_per_subject: Positive = 278
     stride: Positive = 1
     augment: Literal["none", "flips", "octahedral"] = "none"
     validation_patches: Positive = 278
     batch_size: Positive = 12
+    accumulate: Positive = 1
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    schedule: Literal["steps", "cosine"] = "steps"
     decay: Fraction = 2**-0.5
     decay_every: Positive = 15
+    warm_up: Fraction = 0.05
+    clip: Amount = 0.0
+    nonfinite: Literal["stop", "skip"] = "stop"
     rates: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
-    threads: Annotated[int, Field(ge=0)] = 0
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    compile: bool = False
+    deterministic: bool = False
+    fused: bool = False
+    threads: Count = 0
+    trackers: list[str] = Field(default_factory=list)
 
 
 class Recipe(_Strict):

@@ -18,6 +18,7 @@ from bench import SMALL, Ended, listing, one_line, process
 
 from harmonet.files import sha256
 from harmonet.recipe import read_recipe, to_toml
+from harmonet.training.checkpoint import Checkpoints
 
 HEAVY = ("torch", "dipy", "scipy", "nibabel", "matplotlib", "pydantic")
 VERBS = ("demo", "simulate", "data check", "list", "show", "compose", "train", "eval", "predict", "check", "plugin new")
@@ -59,6 +60,7 @@ def test_the_whole_chain_from_compose_to_predicted_nifti(tiny_heads, tmp_path, i
         "history.jsonl",
         "curves.png",
         "checkpoints",
+        ".lock",
         "inputs.json",
         "singles",
     }
@@ -234,7 +236,20 @@ def test_help_of_every_verb_shows_an_example(verb, invoke):
     assert f"Example: harmonet {verb} " in " ".join(ended.out.split())
 
 
-@pytest.mark.parametrize("what", [["networks"], ["networks", "*res*"], ["fusions"], ["representations"], ["plugins"]])
+@pytest.mark.parametrize(
+    "what",
+    [
+        ["networks"],
+        ["networks", "*res*"],
+        ["fusions"],
+        ["representations"],
+        ["connections"],
+        ["losses"],
+        ["weightings", "*w*"],
+        ["plugins"],
+    ],
+    ids=" ".join,
+)
 def test_list_as_json_holds_what_the_table_holds(what, invoke):
     table = " ".join(invoke("list", *what).out.split())
     rows = json.loads(invoke("list", *what, "--json").out)
@@ -250,7 +265,7 @@ def test_a_pattern_that_matches_nothing_is_said_on_stderr(invoke):
     assert json.loads(invoke("list", "networks", "zebra*", "--json").out) == []
 
 
-@pytest.mark.parametrize("name", ["tiny", "msp", "sh_signal"])
+@pytest.mark.parametrize("name", ["tiny", "msp", "sh_signal", "two_convs", "huber", "dwa"])
 def test_show_as_json_holds_what_the_table_holds(name, invoke):
     table = invoke("show", name).out
     card = json.loads(invoke("show", name, "--json").out)
@@ -263,14 +278,15 @@ def test_show_as_json_holds_what_the_table_holds(name, invoke):
     assert ("layers" in card) == (card["kind"] == "network")
 
 
-def test_compose_as_json_holds_what_the_table_holds(invoke):
+def test_compose_as_json_holds_what_the_tree_holds(invoke):
     words = ["compose", "--single", "diqt,shresnet", "--fusion", "msp", *SMALL]
     told = invoke(*words)
     wiring = json.loads(invoke(*words, "--json").out)
     assert len(wiring["wiring"]) == 6
     assert f"{wiring['parameters']:,} parameters" in told.err
     for wire in wiring["wiring"]:
-        (row,) = [line for line in told.out.splitlines() if f" {wire['platform']} " in line and wire["network"] in line]
+        words = f" {wire['platform']}: {wire['network']}, candidate, "
+        (row,) = [line for line in told.out.splitlines() if words in line]
         assert f"{wire['parameters']:,}" in row
         assert f"{wire['prediction'][0]} @ {' x '.join(map(str, wire['prediction'][1:]))}" in row
 
@@ -308,6 +324,8 @@ except SystemExit as end:
         (["train", "--help"], 0, HEAVY[:-1]),
         (["list", "networks"], 0, HEAVY[:-1]),
         (["list", "plugins"], 0, HEAVY[:-1]),
+        (["list", "weightings"], 0, HEAVY[:-1]),
+        (["compose", "--single", "diqt", "--gradients", "nope"], 2, HEAVY[:-1]),
         (["list", "nonsense"], 2, HEAVY[:-1]),
         (["train", "--nope"], 2, HEAVY[:-1]),
         (["show", "nonsense"], 2, HEAVY[:-1]),
@@ -360,7 +378,7 @@ def test_a_stopped_training_leaves_a_checkpoint_and_no_half_file(
     assert told.splitlines()[-1].startswith(f"harmonet: {word}")
     assert "Traceback" not in told
     assert not list(tmp_path.rglob("*.partial"))
-    assert torch.load(found[0], weights_only=True)
+    assert Checkpoints(found[0].parent).load()["at"]["steps"] > 0
     refused = process("predict", out, *[f"--{name}=x" for name in ("dwi", "bval", "bvec", "mask", "out")])
     assert refused.returncode == 2
     assert "finish it with `harmonet train --resume`" in refused.stderr

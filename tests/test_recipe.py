@@ -30,7 +30,14 @@ def test_every_default_is_written_out(recipe):
     assert tables["model"]["options"]["diqt"] == {"layers": 2, "widths": [50, 100], "recompute": False}
     more = {"final_relu": False, "rish_projection": False, "shells": 1}
     assert tables["model"]["options"]["shresnet"] == {"blocks": 2, "width": 100, **more}
-    assert tables["model"]["options"]["msp"] == {"start": 0.0, "ramp": 0.5}
+    assert tables["model"]["options"]["msp"] == {
+        "stages": 2,
+        "connection": "two_convs",
+        "schedule": "linear",
+        "start": 0.0,
+        "ramp": 0.5,
+        "final": 1.0,
+    }
     assert tables["representation"]["options"] == {"order": 6, "laplace_beltrami": 0.006}
     assert tables["training"]["batch_size"] == 12
     assert tables["model"]["refine"] == list(TASK.target_names)

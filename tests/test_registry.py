@@ -24,7 +24,7 @@ BUILT_IN = {
         "shresnet",
         "shresnet2017",
     ],
-    "fusion": ["msp"],
+    "fusion": ["cpm", "cross_stitch", "ensemble", "gated", "hard_sharing", "hned", "msp"],
     "representation": ["csd", "intensity", "sh_sd", "sh_signal"],
 }
 

@@ -19,10 +19,13 @@ from harmonet.testing.harness import title
 TABLE = [("network", *row) for row in networks.BROKEN] + [("fusion", *row) for row in fusions.BROKEN]
 
 
+ALSO = {"changes its input in place": ["fusions"]}  # cpm hands a network a patch that others read too
+
+
 @pytest.mark.parametrize(("kind", "words", "check", "entry"), TABLE, ids=[f"{k}-{w}" for k, w, *_ in TABLE])
 def test_what_is_broken_is_caught_by_its_check_and_no_other(kind, words, check, entry):
     found = {result.check: result.words for result in examine(entry) if result.result == "failed"}
-    assert list(found) == [check], found
+    assert list(found) == [check, *ALSO.get(words, [])], found
     sentence = found[check]
     assert sentence.strip().count("\n") == 0
     assert entry.name in sentence.lower()

@@ -17,8 +17,13 @@ class Committee(nn.Module):
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.members = nn.ModuleList(networks)
+        self.members = nn.ModuleList(one for network in networks for one in members_of(network))
 
     def forward(self, x: Tensor) -> Members:
         """(B, C, X, Y, Z) to each member's prediction."""
         return Members(network(x) for network in self.members)
+
+
+def members_of(network: nn.Module) -> list[nn.Module]:
+    """The networks of a committee, or the one network that stands alone."""
+    return list(network.members) if isinstance(network, Committee) else [network]

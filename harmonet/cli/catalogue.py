@@ -10,7 +10,7 @@ from harmonet.cli.console import Json, note, print_json, print_table
 from harmonet.errors import NotFoundError, RecipeError, nearest
 
 if TYPE_CHECKING:
-    from harmonet.registry import Entry, Registry
+    from harmonet.registry import ConnectionEntry, Entry, Registry
 
 
 class Kind(StrEnum):
@@ -19,13 +19,23 @@ class Kind(StrEnum):
     networks = "networks"
     fusions = "fusions"
     representations = "representations"
+    connections = "connections"
+    losses = "losses"
+    weightings = "weightings"
     plugins = "plugins"
 
 
 def _registries() -> "dict[Kind, Registry[Any]]":
-    from harmonet.registry import FUSIONS, NETWORKS, REPRESENTATIONS
+    from harmonet.registry import CONNECTIONS, FUSIONS, LOSSES, NETWORKS, REPRESENTATIONS, WEIGHTINGS
 
-    return {Kind.networks: NETWORKS, Kind.fusions: FUSIONS, Kind.representations: REPRESENTATIONS}
+    return {
+        Kind.networks: NETWORKS,
+        Kind.fusions: FUSIONS,
+        Kind.representations: REPRESENTATIONS,
+        Kind.connections: CONNECTIONS,
+        Kind.losses: LOSSES,
+        Kind.weightings: WEIGHTINGS,
+    }
 
 
 def list_(
@@ -82,7 +92,7 @@ def _entry_rows(kind: Kind, pattern: str) -> list[dict[str, Any]]:
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="Name of a network, fusion or representation.")],
+    name: Annotated[str, typer.Argument(help="Name of whatever `harmonet list` lists but a plugin.")],
     channels: Annotated[int, typer.Option(min=1, help="Channels in and out.")] = 28,
     patch_size: Annotated[int, typer.Option(min=1, help="Edge of a source patch in voxels.")] = 11,
     upsampling: Annotated[int, typer.Option(help="For a network: 1 or 2.")] = 1,
@@ -91,7 +101,8 @@ def show(
 ) -> None:
     """Show a card and what was measured: for a network its layers with sizes, FLOPs and receptive field.
 
-    A fusion is measured between three networks of the preset cdmri2017, a representation on the shell of that.
+    A fusion is measured between three networks of the preset cdmri2017, a representation on the shell of that, a
+    connection from features of a source patch to a prediction.
 
     Example: harmonet show shresnet --upsampling 2 --option blocks=1
     """
@@ -127,7 +138,7 @@ def show(
 def _measured(
     entry: "Entry", channels: int, patch_size: int, upsampling: int, options: dict[str, Any]
 ) -> dict[str, Any]:
-    from harmonet.registry import FusionEntry, NetworkEntry, RepresentationEntry
+    from harmonet.registry import ConnectionEntry, FusionEntry, NetworkEntry, RepresentationEntry
     from harmonet.report import zoo
 
     try:
@@ -135,13 +146,33 @@ def _measured(
             return zoo.of_network(entry, channels, patch_size, upsampling, options)
         if isinstance(entry, FusionEntry):
             return zoo.of_fusion(entry, channels, patch_size, options)
-        assert isinstance(entry, RepresentationEntry)
-        return zoo.of_representation(entry, options)
+        if isinstance(entry, RepresentationEntry):
+            return zoo.of_representation(entry, options)
+        if isinstance(entry, ConnectionEntry):
+            return _of_connection(entry, channels, patch_size, upsampling, options)
+        return {}  # a loss or a weighting is no more than its card
     except (TypeError, ValueError) as error:  # an option of the wrong kind, such as text for a number
         if not options:
             raise
         told = ", ".join(f"{key}={value!r}" for key, value in options.items())
         raise RecipeError(f"{entry.name} cannot be built with {told}: {error}.") from None
+
+
+def _of_connection(
+    entry: "ConnectionEntry", channels: int, patch_size: int, upsampling: int, options: dict[str, Any]
+) -> dict[str, Any]:
+    """What is measured of a connection network from one feature of a source patch's size."""
+    from harmonet.blocks.connection import count_parameters
+    from harmonet.platforms import target_patch_size
+    from harmonet.report.zoo import times
+
+    edge = target_patch_size(patch_size, upsampling)
+    feature, prediction = (channels, *[patch_size] * 3), (channels, *[edge] * 3)
+    built = entry.load()([feature], prediction, **options)
+    return {
+        "measured between": f"{times(feature)} and {times(prediction)}",
+        "parameters": count_parameters(built),
+    }
 
 
 def _option(text: str) -> tuple[str, Any]:

@@ -1,17 +1,22 @@
 """`harmonet compose`: networks and a fusion into a verified recipe."""
 
+import sys
 import tomllib
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from harmonet.cli.console import Force, Json, note, print_json, print_table
+from harmonet.cli.console import Force, Json, keep_out_of, note, print_json
 from harmonet.errors import NotFoundError, OutputError, RecipeError, nearest
 
 if TYPE_CHECKING:
     from harmonet.platforms import Task
+    from harmonet.report.wiring import Outline
+
+DRAWINGS = (".svg", ".mmd")
 
 
 def compose(
@@ -40,23 +45,51 @@ def compose(
         str | None, typer.Option(help="Test on a fold such as 2/5; or 'paper', which leaks and is marked so.")
     ] = None,
     patch_size: Annotated[int, typer.Option(help="Edge of a source patch in voxels, odd.")] = 11,
+    freeze: Annotated[
+        list[str] | None, typer.Option(help="Platform whose network keeps its weights in the composition's training.")
+    ] = None,
+    restandardise: Annotated[
+        list[str] | None, typer.Option(help="Platform whose trained run may have another standardisation.")
+    ] = None,
+    loss: Annotated[str | None, typer.Option(help="Loss of one prediction; mse where not given.")] = None,
+    weighting: Annotated[str | None, typer.Option(help="What weighs the losses; equal where not given.")] = None,
+    gradients: Annotated[
+        str | None, typer.Option(help="How the losses' gradients become one: sum, pcgrad, cagrad or upgrad.")
+    ] = None,
+    rate: Annotated[
+        list[str] | None,
+        typer.Option(help="Factor on a learning rate in the composition's training, PLATFORM=FACTOR or fusion=FACTOR."),
+    ] = None,
+    graph: Annotated[Path | None, typer.Option(help="Draw the wiring here, as .svg or .mmd (Mermaid).")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the recipe here.")] = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
     """Compose networks and a fusion, verify the wiring by a dry run, and write a recipe.
 
+    NAME@N is the network NAME with another seed. --tap, --freeze and other options of several values are repeated.
+
     Example: harmonet compose --single diqt,shresnet --fusion msp --out recipe.toml
 
     Example: harmonet compose --single prisma_st=shresnet --single diqt --fusion msp --target connectom_sa
+
+    Example: harmonet compose --single diqt --fusion msp --freeze prisma_st --rate fusion=10 --graph wiring.svg
     """
-    if out is not None and out.exists() and not force:
-        raise OutputError(f"{out} exists: add --force to replace it, or choose another name.")
+    from harmonet.recipe import LossTable, to_toml
+
+    _check_places(out, graph, data, force)
+    ways = get_args(LossTable.model_fields["gradients"].annotation)
+    if gradients is not None and gradients not in ways:
+        raise NotFoundError(f"--gradients {gradients} is not known. {nearest(gradients, ways)}")
     task = _task(platforms, data, source, shell or ())
+    for asked, given in (("--freeze", freeze), ("--restandardise", restandardise)):
+        for name in given or ():
+            if name not in task.target_names:
+                raise NotFoundError(f"{asked} {name} is no target platform. {nearest(name, task.target_names)}")
+    rates = rates_of(rate or (), task.target_names)
 
     from harmonet.build import recipe_of
-    from harmonet.recipe import to_toml
-    from harmonet.runs.members import wiring_of
+    from harmonet.report.wiring import facts, outline, total_text, wiring_of
 
     recipe = recipe_of(
         task,
@@ -69,17 +102,45 @@ def compose(
         order=order,
         split=split,
         patch_size=patch_size,
+        frozen=freeze or (),
+        restandardise=restandardise or (),
+        loss=loss,
+        weighting=weighting,
+        gradients=gradients,
+        rates=rates,
     )
-    wires, parameters = wiring_of(recipe)
+    wiring = wiring_of(recipe)
     if json:
-        print_json({"wiring": [vars(wire) for wire in wires], "parameters": parameters})
+        print_json(facts(wiring))
     else:
-        print_wiring(wires, parameters, fusion)
-    if out is not None:
-        from harmonet.files import write_whole
+        print_tree(outline(wiring))
+        note(total_text(wiring))
+    if graph is not None:
+        from harmonet.report.graph import mermaid, svg
 
-        write_whole(out, to_toml(recipe).encode())
-        note(f"wrote {out}")
+        _write(graph, {".svg": svg, ".mmd": mermaid}[graph.suffix](wiring))
+    if out is not None:
+        _write(out, to_toml(recipe))
+
+
+def _check_places(out: Path | None, graph: Path | None, data: Path | None, force: bool) -> None:
+    """Refuse a place for recipe or drawing that is taken, is the other's, or lies in the data set."""
+    if graph is not None and graph.suffix not in DRAWINGS:
+        raise OutputError(f"--graph {graph} names no kind of drawing: write NAME.svg, or NAME.mmd for Mermaid.")
+    if graph is not None and out is not None and graph.resolve() == out.resolve():
+        raise OutputError(f"--graph and --out both name {out}: give the drawing a name of its own.")
+    for place in (place for place in (out, graph) if place is not None):
+        if place.exists() and not force:
+            raise OutputError(f"{place} exists: add --force to replace it, or choose another name.")
+        if data is not None:
+            keep_out_of(place, data)
+
+
+def _write(place: Path, text: str) -> None:
+    from harmonet.files import write_whole
+
+    write_whole(place, text.encode())
+    note(f"wrote {place}")
 
 
 def candidates_of(singles: Sequence[str], targets: Sequence[str]) -> dict[str, list[str]]:
@@ -106,24 +167,41 @@ def candidates_of(singles: Sequence[str], targets: Sequence[str]) -> dict[str, l
     return {platform: pinned.get(platform, list(dict.fromkeys(bare))) for platform in targets}
 
 
-def print_wiring(wires: Sequence[Any], parameters: int, fusion: str | None) -> None:
-    """The wiring table: each candidate, what is tapped, and how that reaches the targets."""
-    rows = []
-    for wire in wires:
-        tap = ", ".join(f"{layer} {_size(wire.features[name])}" for name, layer in wire.taps.items()) or "-"
-        reaches = "\n".join(f"{target}: {layers}" for target, layers in wire.connections.items()) or "-"
-        rows.append([wire.platform, wire.network, tap, _size(wire.prediction), reaches, f"{wire.parameters:,}"])
-    print_table(
-        f"Wiring, fusion {fusion or 'none'}",
-        ["platform", "network", "tap (channels @ voxels)", "prediction", "connection networks", "parameters"],
-        rows,
-        numbers=1,
-    )
-    note(f"the composed model has {parameters:,} parameters with the first candidate of each platform")
+def rates_of(texts: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
+    """Factors on learning rates, by platform or `fusion`.
+
+    >>> rates_of(["a=0.1", "fusion=10"], ["a", "b"])
+    {'a': 0.1, 'fusion': 10.0}
+    """
+    rates: dict[str, float] = {}
+    parts = [*targets, "fusion"]
+    for text in texts:
+        part, _, factor = text.partition("=")
+        value = option_value(factor)
+        if not (part and type(value) in (int, float) and 0 < value < inf):
+            raise RecipeError(f"--rate {text!r} is not understood: write PLATFORM=FACTOR or fusion=FACTOR, above 0.")
+        if part not in parts:
+            raise NotFoundError(
+                f"--rate {text}: {part!r} is neither a target platform nor fusion. {nearest(part, parts)}"
+            )
+        rates[part] = float(value)
+    return rates
 
 
-def _size(size: Sequence[int]) -> str:
-    return f"{size[0]} @ {' x '.join(map(str, size[1:]))}"
+def print_tree(outline: "Outline") -> None:
+    """A tree of lines on stdout. Lines are data, never markup, and away from a terminal none is folded."""
+    from rich.console import Console
+    from rich.text import Text
+    from rich.tree import Tree
+
+    def hang(tree: Tree, branches: "list[Outline]") -> Tree:
+        for line, more in branches:
+            hang(tree.add(Text(line)), more)
+        return tree
+
+    line, branches = outline
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 10_000, highlight=False)
+    console.print(hang(Tree(Text(line)), branches))
 
 
 def _tap(text: str) -> tuple[str, list[str]]:

@@ -50,7 +50,7 @@ def demo(
             raise OutputError(f"{out} exists{hint}.")
 
     from harmonet.build import recipe_of
-    from harmonet.cli.compose import print_wiring
+    from harmonet.cli.compose import print_tree
     from harmonet.cli.evaluate import print_scores
     from harmonet.data.layout import open_dataset
     from harmonet.data.scan import read_scan
@@ -60,7 +60,7 @@ def demo(
     from harmonet.platforms import preset
     from harmonet.recipe import parse, to_toml
     from harmonet.report import write_report
-    from harmonet.runs.members import wiring_of
+    from harmonet.report.wiring import outline, wiring_of
     from harmonet.runs.predict import predict, write_predictions
     from harmonet.runs.train import train
 
@@ -81,8 +81,7 @@ def demo(
         ).model_dump(exclude_none=True)
         recipe = parse(tables | {"seed": seed, "training": TRAINING}, "of the demo")
         write_whole(out / "recipe.toml", to_toml(recipe).encode())
-        wires, parameters = wiring_of(recipe)
-        print_wiring(wires, parameters, "msp")
+        print_tree(outline(wiring_of(recipe)))
         note("3/5 train: each candidate alone, then the composition of the best")
         run = train(recipe, dataset, out / "run", progress)
         note("4/5 evaluate on a head that no network has seen")

@@ -293,7 +293,7 @@ def _members(run: Trained, *, with_name: bool) -> Iterator[tuple[str, Trained, M
 def _predict(name: str, run: Trained, model: Model, head: Head, before: Mapping[str, Filled]) -> dict[str, Filled]:
     """Method name to raw channels by platform, one method per stage, added to what the method predicted before."""
     source = run.standardise_source.standardisation_for(head.source).apply(head.source)
-    where = {p: Where(head.targets[p].grid, head.alignments[p]) for p in model.singles}
+    where = {p: Where(head.targets[p].grid, head.alignments[p]) for p in run.task.target_names if p in head.targets}
     stages = predict_stages(model, source, head.source.mask, where, run.recipe.model.patch_size)
     found = {}
     for number, stage in enumerate(stages):

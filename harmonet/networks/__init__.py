@@ -32,7 +32,7 @@ def harmonet_networks() -> list[NetworkEntry]:
             published="stacks and their content, widths 50 and 100, four layers per stack; recomputation (option, off)",
             our_choice="SH channels (odd numbers split unequally), padding, transposed convolution at upsampling 2",
             upsampling=(1, 2),
-            taps={"features": "rev2"},
+            taps={"features": "rev2", "side1": "rev0", "side2": "rev1"},
             parameters=895_458,
         ),
         NetworkEntry(
@@ -47,7 +47,7 @@ def harmonet_networks() -> list[NetworkEntry]:
             published="topology, 100 kernels, two blocks; final ReLU and RISH projection (options, off)",
             our_choice="order 6, units per order and shell, padded linear output, outer widths, PyTorch first weights",
             upsampling=(1, 2),
-            taps={"features": "tail.3"},
+            taps={"features": "tail.3", "side1": "blocks.0", "side2": "blocks"},
             parameters=2_927_876,
         ),
         NetworkEntry(
@@ -59,7 +59,7 @@ def harmonet_networks() -> list[NetworkEntry]:
             our_choice="padding at upsampling 1, a transposed convolution for the shuffle, one sigma per channel, "
             "20 passes",
             upsampling=(1, 2),
-            taps={"features": "features"},
+            taps={"features": "features", "side1": "features.2", "side2": "features"},
             parameters=237_306,
             unsupported={"compile": "draws its passes from a generator of its own, which breaks the graph"},
         ),
@@ -72,7 +72,7 @@ def harmonet_networks() -> list[NetworkEntry]:
             our_choice="SH channels, padding at upsampling 1, kernel 3 in the transposed convolution at upsampling 2 "
             "(published: 6), initial weights of the output layer",
             upsampling=(1, 2),
-            taps={"features": "conv1"},
+            taps={"features": "conv1", "side1": "conv0", "side2": "conv1"},
             parameters=118_578,
         ),
         NetworkEntry(
@@ -84,7 +84,7 @@ def harmonet_networks() -> list[NetworkEntry]:
             our_choice="SH channels, padded convolutions (published: valid, 11 to 14 voxels on edge), initial weights "
             "of the output layer",
             upsampling=(1, 2),
-            taps={"features": "conv1"},
+            taps={"features": "conv1", "side1": "conv0", "side2": "conv1"},
             parameters=118_578,
             alignment="cell",
         ),
@@ -99,7 +99,7 @@ def harmonet_networks() -> list[NetworkEntry]:
             our_choice="kernels, width 64, ReLU, logarithm of relative energies, scales limited to 0.1 to 10, and the "
             "mode plain (coefficients in and out), which is the default",
             upsampling=(1, 2),
-            taps={"features": "conv4"},
+            taps={"features": "conv4", "side1": "conv2", "side2": "conv3"},
             parameters=428_828,
         ),
         NetworkEntry(
@@ -111,7 +111,7 @@ def harmonet_networks() -> list[NetworkEntry]:
             our_choice="padded convolutions, so that prediction and tap have the size of the patch; ReLU; no b = 0 "
             "channel; a transposed convolution as output layer at upsampling 2",
             upsampling=(1, 2),
-            taps={"features": "concat"},
+            taps={"features": "concat", "side1": "hidden.1", "side2": "hidden.2"},
             parameters=3_202_587,
         ),
         NetworkEntry(
@@ -122,7 +122,7 @@ def harmonet_networks() -> list[NetworkEntry]:
             published="layers with batch normalisation, width 150",
             our_choice="a transposed convolution as output layer at upsampling 2",
             upsampling=(1, 2),
-            taps={"features": "fc3"},
+            taps={"features": "fc3", "side1": "fc1", "side2": "fc2"},
             parameters=54_834,
         ),
         NetworkEntry(
@@ -134,7 +134,7 @@ def harmonet_networks() -> list[NetworkEntry]:
             our_choice="any even order, units for each shell, padded convolutions, linear output (published: ReLU), a "
             "transposed convolution as output layer at upsampling 2",
             upsampling=(1, 2),
-            taps={"features": "difference"},
+            taps={"features": "difference", "side1": "skip", "side2": "join"},
             parameters=1_235_264,
         ),
         NetworkEntry(
@@ -147,7 +147,7 @@ def harmonet_networks() -> list[NetworkEntry]:
             "the output, supervised alone; one small trunk without pooling, kernel 3, a transposed convolution as "
             "output layer at upsampling 2",
             upsampling=(1, 2),
-            taps={"features": "last"},
+            taps={"features": "last", "side1": "trunk", "side2": "last.0"},
             parameters=2_681_140,
         ),
         NetworkEntry(
@@ -160,7 +160,7 @@ def harmonet_networks() -> list[NetworkEntry]:
             "supervised alone; three groups of two, width 64, no pooling, transposed convolutions as side outputs at "
             "upsampling 2",
             upsampling=(1, 2),
-            taps={"features": "groups.2"},
+            taps={"features": "groups.2", "side1": "groups.0", "side2": "groups.1"},
             parameters=607_191,
         ),
     ]

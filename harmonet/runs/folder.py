@@ -15,6 +15,8 @@ import numpy as np
 import safetensors.torch
 import torch
 
+from harmonet.blocks.committee import members_of
+from harmonet.blocks.restandardised import times_wrapped
 from harmonet.build import build_members, model_for, options_of, representation_of
 from harmonet.data.gradients import Gradients
 from harmonet.data.splits import Split
@@ -119,6 +121,7 @@ def write_run(
         **facts,
         "networks": dict(networks),
         "options": options or {p: [options_of(recipe, name)] for p, name in networks.items()},
+        "restandardised": {p: [times_wrapped(m) for m in members_of(net)] for p, net in model.singles.items()},
         "representation": recipe.representation.model_dump() | {"sidecar": representation_of(recipe).sidecar()},
         "standardisation": {
             recipe.source.name: _as_json(standardise_source),
@@ -150,7 +153,8 @@ def load(folder: Path | str) -> Trained:
     recipe = read_recipe(folder / RECIPE)
     networks: dict[str, str] = facts["networks"]
     options: dict[str, list[dict[str, Any]]] = facts["options"]
-    singles = {p: build_members(recipe, p, names, options[p]) for p, names in networks.items()}
+    maps: dict[str, list[int]] = facts.get("restandardised", {})  # runs of older versions have none
+    singles = {p: build_members(recipe, p, names, options[p], maps.get(p)) for p, names in networks.items()}
     model = model_for(recipe, singles, networks)
     weights = safetensors.torch.load_file(folder / WEIGHTS)
     try:

@@ -1,6 +1,6 @@
 """What every part of one training shares: who trains, on what, and how patches are fed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from harmonet.errors import DataError, RecipeError
 from harmonet.files import free_memory
 from harmonet.reading import Reading, read_heads
 from harmonet.recipe import Recipe
+from harmonet.training.engine import Engine
 from harmonet.training.loop import Watch
 
 FEED = "feed"  # patches of volumes that memory does not hold, while training
@@ -39,6 +40,8 @@ class Material:
     facts: Mapping[str, Any]
     inputs: Mapping[str, Mapping[str, str]]  # acquisition to the SHA-256 of each of its files
     watch: Watch
+    say: Callable[[str], None]
+    engine: Engine
     store: Path | None
 
     def training(self, platforms: Sequence[str]) -> PatchFeed:
@@ -74,6 +77,7 @@ class Material:
             stride=self.recipe.training.stride,
             share=part if self.split.scheme == PAPER else (0.0, 1.0),
             store=self.store,
+            device=str(self.engine.device) if self.engine.device.type == "cuda" and self.store is None else None,
             **augmentation,
         )
 
@@ -84,7 +88,8 @@ def split_of(recipe: Recipe, dataset: TravellingHeads) -> Split:
     whole = dataset.subjects_with((source, *targets))
     if recipe.split.scheme == PAPER:
         return paper_split(whole)
-    table, seed = recipe.split, seed_for(recipe, "split")
+    table = recipe.split
+    seed = seed_for(recipe if table.seed is None else recipe.model_copy(update={"seed": table.seed}), "split")
     if isinstance(table.test, str):
         number, folds = map(int, table.test.split("/"))
         if not isinstance(table.validation, int) or number > folds:
@@ -107,7 +112,7 @@ def _refuse_twice(dataset: TravellingHeads, split: Split, source: str) -> None:
 
 
 def gather(
-    recipe: Recipe, dataset: TravellingHeads, split: Split, out: Path, watch: Watch, reading: Reading
+    recipe: Recipe, dataset: TravellingHeads, split: Split, out: Path, watch: Watch, reading: Reading, engine: Engine
 ) -> Material:
     """The heads that train and validate, with all that follows from them alone.
 
@@ -115,6 +120,7 @@ def gather(
         recipe, dataset, split: What to train, on whom.
         out: Run folder; nothing is written there yet.
         watch, reading: How the work is shown, and how acquisitions are read.
+        engine: Where the training computes, and with whom.
 
     Raises:
         DataError: A file is unusable, or one image is there under two names.
@@ -151,7 +157,21 @@ def gather(
     store = out / FEED if size > free_memory() // 2 else None
     if store is not None:
         reading.say(f"the volumes take {size / 1e9:.1f} GB, more than half of the free memory: patches come from files")
-    return Material(recipe, split, train, validation, by_source, standardise, gradients, facts, inputs, watch, store)
+    return Material(
+        recipe=recipe,
+        split=split,
+        train=train,
+        validation=validation,
+        standardise_source=by_source,
+        standardise=standardise,
+        gradients=gradients,
+        facts=facts,
+        inputs=inputs,
+        watch=watch,
+        say=reading.say,
+        engine=engine,
+        store=store if store is None or engine.ranks == 1 else store / str(engine.rank),  # each maps its own
+    )
 
 
 def _once(split: Split) -> tuple[str, ...]:

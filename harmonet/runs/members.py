@@ -1,20 +1,30 @@
 """Members of a composition: registered names, trained run folders, modules."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from harmonet.blocks.connection import count_parameters
-from harmonet.build import is_folder, model_for, options_of, takes_all, taps_for
+from harmonet.blocks.committee import members_of
+from harmonet.build import (
+    is_folder,
+    layers_of,
+    model_for,
+    options_of,
+    takes_all,
+    taps_for,
+)
 from harmonet.composer import Single
 from harmonet.composer import compose as compose_modules
-from harmonet.errors import NotFoundError, ShapeError
+from harmonet.errors import NotFoundError, RecipeError, RunError, ShapeError
 from harmonet.fusion import Fusion
-from harmonet.model import Model, Wire, wiring
+from harmonet.model import Model
+from harmonet.reading import Reading
 from harmonet.recipe import Recipe
+from harmonet.runs.agreement import other_statistics, refuse_other_terms, restandardised, terms_of, terms_of_run
 from harmonet.runs.folder import Trained, load
+from harmonet.runs.material import Material
 
 
 def single_of(folder: Path | str, platform: str) -> tuple[nn.Module, str, Trained]:
@@ -37,26 +47,57 @@ def compose(
 ) -> Model:
     """`harmonet.composer.compose`, with run folders among the single networks.
 
-    A run folder stands for its trained network for that platform, with the tap that its recipe names.
+    A run folder stands for its trained network for that platform, with the tap that its recipe names; of a
+    composition, as the joint training left it.
+
+    Raises:
+        RunError: Two runs learned from channels that differ in meaning or in standardisation.
+        ShapeError: A run was trained for other channels, patches or upsampling than are asked for.
     """
     modules: dict[str, list[Single]] = {}
     taps = dict(settings.pop("taps", None) or {})
+    pinned: list[tuple[str, str, Trained]] = []  # folder, platform, run
     for platform, given in singles.items():
         modules[platform] = []
         for single in [given] if isinstance(given, str | Path | nn.Module) else given:
-            if isinstance(single, Path) or (isinstance(single, str) and "/" in single):
-                module, name, run = single_of(single, platform)
-                factor = (settings.get("upsampling") or {}).get(platform, 1)
-                if run.task.upsampling[platform] != factor:
-                    raise ShapeError(
-                        f"{single} was trained for upsampling {run.task.upsampling[platform]} of {platform}, "
-                        f"asked for {factor}: set upsampling={{{platform!r}: {run.task.upsampling[platform]}}}."
-                    )
-                modules[platform].append(module)
-                taps.setdefault(platform, taps_for(run.recipe, platform, name.split("+")[0], fusion) or {})
-            else:
+            if isinstance(single, nn.Module) or not (isinstance(single, Path) or is_folder(single)):
                 modules[platform].append(single)
+                continue
+            network, name, run = single_of(single, platform)
+            _refuse_other_sizes(str(single), run, platform, settings)
+            for folder, other, before in pinned:
+                _refuse_disagreement(str(single), run, folder, before, [platform] if platform == other else [])
+            pinned.append((str(single), platform, run))
+            if not modules[platform]:  # taps are read from a platform's first network
+                layers = taps_for(run.recipe, platform, name.split("+")[0], fusion) or {}
+                taps.setdefault(platform, layers_of(layers, members_of(network)))
+            modules[platform] += members_of(network)
     return compose_modules(modules, fusion, target, taps=taps, **settings)
+
+
+def _refuse_other_sizes(folder: str, run: Trained, platform: str, settings: Mapping[str, Any]) -> None:
+    """Refuse a run that was trained for other sizes than `compose` is asked for."""
+    factor = run.task.upsampling[platform]
+    for what, trained, asked, setting in (
+        ("upsampling", factor, (settings.get("upsampling") or {}).get(platform, 1), {platform: factor}),
+        ("channels", run.representation.channels, settings.get("channels", 28), run.representation.channels),
+        ("patch_size", run.recipe.model.patch_size, settings.get("patch_size", 11), run.recipe.model.patch_size),
+    ):
+        if trained != asked:
+            raise ShapeError(
+                f"{folder} was trained for {what} {trained} of {platform}, asked for {asked}: set {what}={setting!r}."
+            )
+
+
+def _refuse_disagreement(folder: str, run: Trained, before: str, other: Trained, targets: Collection[str]) -> None:
+    """Refuse two runs that cannot read the same channels, or predict a common target in the same ones."""
+    refuse_other_terms(folder, run, before, terms_of_run(other))
+    if names := other_statistics(run.task.source.name, targets, run, other):
+        raise RunError(
+            f"{folder} was standardised with {', '.join(names)} of {', '.join(run.split.train)}, {before} with that of "
+            f"{', '.join(other.split.train)}: train one of them again on the other's subjects, or train a recipe of "
+            "both with [model] restandardise."
+        )
 
 
 def first_composition(
@@ -66,7 +107,12 @@ def first_composition(
 
     Returns:
         The model with fresh or loaded weights; platform to its network's name; platform to the options of each network.
+
+    Raises:
+        RunError: A run folder was trained for something else.
     """
+    terms = terms_of(recipe)
+    _refuse_unpinned(recipe)
     singles: dict[str, list[Single]] = {}
     names: dict[str, str] = {}
     options: dict[str, list[Mapping[str, Any]]] = {}
@@ -76,8 +122,10 @@ def first_composition(
         singles[platform], options[platform] = [], []
         for candidate in chosen:
             if is_folder(candidate):
-                module, name, run = single_of(candidate, platform)
-                singles[platform].append(module)
+                network, name, run = single_of(candidate, platform)
+                refuse_other_terms(candidate, run, "this recipe", terms)
+                _refuse_other_upsampling(candidate, run, recipe, platform)
+                singles[platform] += members_of(network)
                 options[platform] += run.options[platform]
                 words.append(name)
             else:
@@ -88,20 +136,55 @@ def first_composition(
     return model_for(recipe, singles, names), names, options
 
 
-def wiring_of(recipe: Recipe) -> tuple[list[Wire], int]:
-    """The wiring of every candidate, each verified by a dry run, and the parameters of the first composition."""
-    candidates = recipe.model.candidates
-    wires: dict[tuple[str, str], Wire] = {}
-    parameters = 0
-    for number in range(1 if takes_all(recipe) else max(map(len, candidates.values()))):
-        model, names, _ = first_composition(recipe, number)
-        parameters = parameters or count_parameters(model)
-        shown = names if takes_all(recipe) else {p: c[min(number, len(c) - 1)] for p, c in candidates.items()}
-        wires |= {(wire.platform, wire.network): wire for wire in wiring(model, shown)}
-    order = {platform: number for number, platform in enumerate(candidates)}
-    return sorted(wires.values(), key=lambda wire: order[wire.platform]), parameters
+def _refuse_other_upsampling(candidate: str, run: Trained, recipe: Recipe, platform: str) -> None:
+    theirs, ours = run.task.upsampling[platform], recipe.task.upsampling[platform]
+    if theirs != ours:
+        raise RunError(
+            f"{candidate} has upsampling {theirs} of {platform}, but this recipe {ours}: train it again with this "
+            "recipe's."
+        )
+
+
+def _refuse_unpinned(recipe: Recipe) -> None:
+    for platform in recipe.model.restandardise:
+        if not any(map(is_folder, recipe.model.candidates[platform])):
+            raise RecipeError(
+                f"model.restandardise names {platform}, whose candidates "
+                f"{', '.join(recipe.model.candidates[platform])} are no trained runs: leave it out, or name a "
+                "run folder."
+            )
 
 
 def word_of(candidate: str, run: Trained, platform: str) -> str:
     """What a candidate's network is called: the registered name of a folder's."""
     return run.networks[platform] if is_folder(candidate) else candidate
+
+
+def pinned_runs(material: Material, reading: Reading) -> dict[tuple[str, str], Trained]:
+    """Platform and candidate to the run that it names, refused where it cannot be a member, made to fit if asked."""
+    recipe, found = material.recipe, {}
+    for platform, candidates in recipe.model.candidates.items():
+        for candidate in filter(is_folder, candidates):
+            _, _, run = single_of(candidate, platform)
+            _refuse_seen(material, candidate, run)
+            if run.recipe.model.fusion is not None:
+                reading.say(f"{candidate} is a composition: its network for {platform} is used, without the fusion")
+            names = other_statistics(recipe.source.name, [platform], material, run)
+            if names and platform not in recipe.model.restandardise:
+                raise RunError(
+                    f"{candidate} was standardised with {', '.join(names)} of {', '.join(run.split.train)}, this run "
+                    f"with that of {', '.join(material.split.train)}: train it again on the same subjects, or set "
+                    f"[model] restandardise = [{platform!r}]."
+                )
+            if names:
+                reading.say(f"{candidate}: maps between its standardisation and this run's are put around its network")
+                run = restandardised(material, platform, run)
+            found[platform, candidate] = run
+    return found
+
+
+def _refuse_seen(material: Material, candidate: str, run: Trained) -> None:
+    """Refuse a member that was trained on our held-out subjects."""
+    seen = set(run.split.train) & {*material.split.validation, *material.split.test}
+    if seen:
+        raise RunError(f"{candidate} was trained on {', '.join(sorted(seen))}, who are held out here: split alike.")

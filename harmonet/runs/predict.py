@@ -17,7 +17,7 @@ from harmonet.data.nifti import write_nifti
 from harmonet.data.represent import decoded, represent
 from harmonet.data.scan import Scan
 from harmonet.data.volumes import Volume
-from harmonet.errors import OutputError
+from harmonet.errors import NotFoundError, OutputError
 from harmonet.files import sha256, write_whole
 from harmonet.inference import Where, predict_stages
 from harmonet.model import answers
@@ -76,6 +76,11 @@ def predict(
         None if watch is None else lambda done, total: watch("predicting", done, total, ""),
     )
     answer = answers(stages)
+    if platforms is None:
+        names = [name for name in names if name in answer]
+    elif missing := [name for name in names if name not in answer]:
+        told, lacking = ", ".join(answer), ", ".join(missing)
+        raise NotFoundError(f"{run.folder} predicts {told}, not {lacking}: ask for one that it predicts.")
     predictions = {}
     for name in names:
         grid = where[name].grid

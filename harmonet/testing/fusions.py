@@ -66,7 +66,7 @@ class Given:
     def patch(self) -> Tensor:
         """Source patches that these could have come from."""
         batch, channels = next(iter(self.first.values())).shape[:2]
-        return torch.zeros(batch, channels, PATCH, PATCH, PATCH)
+        return torch.randn(batch, channels, PATCH, PATCH, PATCH, generator=torch.Generator().manual_seed(0))
 
     def run(self, platform: str, x: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
         """A network in miniature: its values, moved by the mean of the patch, so that gradients reach the patch."""

@@ -150,7 +150,11 @@ def check_taps(entry: NetworkEntry, options: Options) -> None:
             where = f"tap {name!r} of {entry.name}, layer {entry.taps[name]!r},"
             demand(z.ndim == 5, f"{where} gives {tuple(z.shape)}, not (B, C, X, Y, Z): tap a layer that does.")
             behind = [x, *network.parameters()]
-            reached = torch.autograd.grad(z.square().sum(), behind, allow_unused=True) if z.requires_grad else []
+            reached = (
+                torch.autograd.grad(z.square().sum(), behind, retain_graph=True, allow_unused=True)
+                if z.requires_grad
+                else []
+            )
             demand(
                 any(gradient is not None and gradient.any() for gradient in reached),
                 f"{where} carries no gradient, so that a fusion could not train it: do not detach it.",

@@ -1,21 +1,28 @@
-"""The training loop, for single networks and compositions alike."""
+"""The training loop, for single networks and compositions alike, in one process or many: `fit` is all of it."""
 
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from harmonet.data.patches import Batch, PatchFeed
-from harmonet.errors import RunError
-from harmonet.model import Model, answers
-from harmonet.training.checkpoint import load_state, save_state
-from harmonet.training.loss import Term, error_terms, loss_terms
+from harmonet.errors import RecipeError, RunError
+from harmonet.model import Model
+from harmonet.training.batches import passes, to_tensors
+from harmonet.training.checkpoint import Checkpoints
+from harmonet.training.engine import ALONE, Engine
+from harmonet.training.groups import parameter_groups
+from harmonet.training.history import History
+from harmonet.training.objective import Groups, Objective
+from harmonet.training.randomness import random_states, random_states_kept, restore_random_states, seed_all
+from harmonet.training.schedule import Manner, Position, Schedule
+from harmonet.training.stopping import deferred
+from harmonet.training.validation import alphas, by_group, mean_of_answers, validate
 
 Watch = Callable[[str, int, int, str], None]  # what is being done, done so far, of how many, a note
 
@@ -25,14 +32,16 @@ class Outcome:
     """What a training ended with.
 
     Attributes:
-        score: Lowest validation error, the mean over platforms of the answers' standardised error.
+        score: Lowest validation error, the mean over platforms of the last stage's standardised error.
         best_epoch: When it was reached, counted from 1; the model holds those weights.
-        history: One dict per epoch.
+        history: One dict per validation.
+        skipped: Steps left out since loss or gradient was not finite.
     """
 
     score: float = math.inf
     best_epoch: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
+    skipped: int = 0
 
 
 def fit(
@@ -40,95 +49,269 @@ def fit(
     feed: PatchFeed,
     validation: PatchFeed,
     *,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    decay: float,
-    decay_every: int,
+    schedule: Schedule,
+    manner: Manner,
     seed: int,
     phase: str,
-    checkpoint: Path,
+    checkpoints: Checkpoints,
+    history: History,
     watch: Watch,
+    engine: Engine = ALONE,
+    loss: Mapping[str, Any] | None = None,
+    groups: Groups | None = None,
+    rates: Mapping[str, float] | None = None,
 ) -> Outcome:
     """Train the model in place; it ends with the weights of lowest validation error.
 
-    A checkpoint follows every epoch; where one exists, training continues from it, to the same weights as an
-    uninterrupted one on the same machine.
+    Where there is a checkpoint, training continues from it, to the same bits as an uninterrupted one on the same
+    machine's CPU. A signal to end finishes the step, writes a checkpoint and ends the process.
 
     Args:
         model: Single networks or a composition.
-        feed: Patches of the training subjects.
-        validation: Patches of the validation subjects.
-        epochs, batch_size, learning_rate, decay, decay_every, seed: The schedule; see the recipe.
+        feed, validation: Patches of the training and the validation subjects.
+        schedule: How long and how fast.
+        manner: How steps are taken.
+        seed: Of what layers draw.
         phase: What this training is called in history and progress.
-        checkpoint: File of the last finished epoch.
+        checkpoints: Where its state is kept.
+        history: Told each validation.
         watch: Called after each step.
+        engine: Where it computes, and with whom.
+        loss: The recipe's [loss] by key; `Objective`'s defaults where None.
+        groups: Names of groups of channels.
+        rates: Part to a factor on its learning rate, as in `parameter_groups`.
 
     Raises:
-        RunError: The loss is not finite.
+        RecipeError: The batch does not divide among processes and passes.
+        RunError: Loss or gradient is not finite.
     """
-    device = model.device
-    optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate)
-    outcome, best = Outcome(), copy.deepcopy(model.state_dict())
-    if checkpoint.exists():
-        state = load_state(checkpoint)
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        best, outcome = state["best"], Outcome(**state["outcome"])
-    steps = math.ceil(len(feed) / batch_size)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        for epoch in range(len(outcome.history), epochs):
-            started = time.perf_counter()
-            torch.manual_seed(seed + epoch)  # layers that draw (dropout) draw the same after a resume
-            rate = learning_rate * decay ** (epoch // decay_every)
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-            model.train()
-            total = 0.0
-            for step, batch in enumerate(feed.batches(epoch, batch_size)):
-                model.advance((epoch * steps + step) / (epochs * steps))
-                x, targets, inside = to_tensors(batch, device)
-                terms = loss_terms(model(x), targets, inside).values()
-                values = len(feed) * sum(target[0].numel() for target in targets.values())
-                loss = sum(terms, penalty(model) / values)
-                value = loss.item()
-                if not math.isfinite(value):
-                    raise RunError(
-                        f"{phase}: the loss is {value} at epoch {epoch + 1}, step {step + 1}: lower the learning rate; "
-                        f"the last finished epoch is kept in {checkpoint}."
-                    )
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
-                total += value
-                watch(phase, epoch * steps + step + 1, epochs * steps, f"loss {total / (step + 1):.3f}")
-            errors = validate(model, validation.batches(0, batch_size))
-            score = mean_of_answers(errors)
-            if score < outcome.score:
-                outcome.score, outcome.best_epoch, best = score, epoch + 1, copy.deepcopy(model.state_dict())
-            outcome.history.append(
+    with random_states_kept():
+        training = _Training(model, feed, validation, schedule, manner, engine, checkpoints, phase, loss, groups, rates)
+        at = training.at
+        if engine.leads:
+            history.begin(training.outcome.history)
+        with deferred() as stop:
+            while not training.over():
+                if at.step == 0:
+                    seed_all(seed + at.epoch)
+                for batch in training.batches():
+                    if schedule.done(at) >= 1:
+                        break
+                    mean = training.step(batch)
+                    watch(phase, at.steps, schedule.total, f"loss {mean:.3f}")
+                    if engine.any(stop.signal != 0):
+                        training.save()
+                        raise SystemExit(stop.status())
+                    training.save_if_due()
+                line = training.end_epoch()
+                if engine.leads:
+                    history.add(line)
+        model.load_state_dict(training.best)
+        return training.outcome
+
+
+class _Training:
+    """The state of one training, and what a step, an epoch's end and a checkpoint do to it."""
+
+    def __init__(
+        self,
+        model: Model,
+        feed: PatchFeed,
+        validation: PatchFeed,
+        schedule: Schedule,
+        manner: Manner,
+        engine: Engine,
+        checkpoints: Checkpoints,
+        phase: str,
+        loss: Mapping[str, Any] | None,
+        groups: Groups | None,
+        rates: Mapping[str, float] | None,
+    ) -> None:
+        self.feed, self.validation, self.schedule, self.manner = feed, validation, schedule, manner
+        self.engine, self.checkpoints, self.phase, self.groups = engine, checkpoints, phase, groups or {}
+        # Sharding changes a module for good, and the caller's is to end whole.
+        self.model = (copy.deepcopy(model) if engine.shard else model).to(engine.device)
+        sample, _, _ = to_tensors(next(iter(validation.batches(0, 1))), engine.device)
+        self.objective = Objective(
+            self.model, sample, groups, **(loss or {}), ranks=engine.ranks, everywhere=engine.sum
+        )
+        self.scaler = torch.amp.GradScaler(engine.device.type, enabled=engine.precision == "float16")
+        self._refuse_unshared()
+        # Gradients that are taken term by term pass the wrapper's hooks; the objective averages them itself.
+        self.net = self.model if self.objective.by_term else engine.wrap(self.model)
+        parts = parameter_groups(self.model, schedule.learning_rate, rates)
+        if learned := self.objective.parameters():
+            parts.append({"params": learned, "lr": schedule.learning_rate, "factor": 1.0})
+        self.optimiser = torch.optim.Adam(parts, lr=schedule.learning_rate, fused=manner.fused or None)
+        if manner.compile:
+            self._compile()
+        self.at, self.outcome = Position(), Outcome()
+        self.losses = [0.0, 0]  # of this epoch: their sum and their number
+        self.best = self._weights()
+        self._resume()
+        self._saved = self._counted = time.monotonic()
+
+    def over(self) -> bool:
+        """Whether the budget is used up, or nothing has been gained for long enough, and the last epoch has its end."""
+        return self.at.step == 0 and self.schedule.over(self.at, len(self.outcome.history) - self.outcome.best_epoch)
+
+    def batches(self) -> Any:
+        """The rest of this epoch for this process."""
+        self.model.train()
+        engine, each = self.engine, self.manner.batch_size // self.engine.ranks
+        return self.feed.batches(self.at.epoch, each, self.at.step, engine.rank, engine.ranks)
+
+    def step(self, batch: Batch) -> float:
+        """Take a step; the mean loss of this epoch so far."""
+        self.model.advance(self.schedule.done(self.at))
+        rate = self.schedule.rate(self.at)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group["factor"]
+        self.optimiser.zero_grad(set_to_none=True)
+        values = len(self.feed) * sum(math.prod(target.shape[1:]) for target in batch.targets.values())
+        loss = 0.0
+        for one in passes(batch, self.manner.accumulate, self.engine.device):
+            with self.engine.autocast():
+                stages = self.net(one.source)
+            addition = penalty(self.model) / (values * self.manner.accumulate)
+            if self.engine.ranks > 1:  # each process must give each gradient, though its share may lack a platform
+                addition = addition + 0.0 * sum(y.sum() for stage in stages for y in stage.values())
+            loss += self.objective.backward(
+                stages, one.targets, one.inside, addition, one.whole, self.scaler.get_scale()
+            )
+        self.scaler.unscale_(self.optimiser)
+        if wrong := self._not_finite(loss):
+            self._leave_out(wrong)
+        else:
+            self.scaler.step(self.optimiser)
+            self.losses = [self.losses[0] + loss, self.losses[1] + 1]
+        self.scaler.update()
+        self.at.step, self.at.steps = self.at.step + 1, self.at.steps + 1
+        now = time.monotonic()
+        self.at.seconds, self._counted = self.at.seconds + now - self._counted, now
+        return self.losses[0] / max(self.losses[1], 1)
+
+    def end_epoch(self) -> dict[str, Any]:
+        """Validate, keep what is best, and write a checkpoint; the line for the history."""
+        errors = validate(self.model, self.validation, self.manner.batch_size, self.engine)
+        score, at, outcome = mean_of_answers(errors), self.at, self.outcome
+        if score < outcome.score:
+            outcome.score, outcome.best_epoch, self.best = score, len(outcome.history) + 1, self._weights()
+        terms = self.objective.epoch_ends()
+        line = {
+            "phase": self.phase,
+            "epoch": at.epoch + 1,
+            "step": at.steps,
+            "learning_rate": self.schedule.rate(at),
+            "alpha": alphas(self.model),
+            "loss": self.losses[0] / max(self.losses[1], 1),
+            "validation": {f"{stage}/{platform}": float(e.mean()) for (stage, platform), e in errors.items()},
+            "groups": by_group(errors, self.groups),
+            "score": score,
+            "seconds": round(at.seconds, 3),
+            **({"skipped": outcome.skipped} if outcome.skipped else {}),
+            **({"terms": terms} if terms else {}),
+        }
+        outcome.history.append(line)
+        at.epoch, at.step, self.losses = at.epoch + 1, 0, [0.0, 0]
+        self.save()
+        return line
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        weights, moments = self.engine.states(self.model, self.optimiser)
+        if self.engine.leads:
+            self.checkpoints.save(
                 {
-                    "phase": phase,
-                    "epoch": epoch + 1,
-                    "learning_rate": rate,
-                    "alpha": alphas(model),
-                    "loss": total / steps,
-                    "validation": {f"{stage}/{platform}": e for (stage, platform), e in errors.items()},
-                    "score": score,
-                    "seconds": round(time.perf_counter() - started, 3),
+                    "model": weights,
+                    "optimiser": moments,
+                    "objective": self.objective.state_dict(),
+                    "scaler": self.scaler.state_dict(),
+                    "best": self.best,
+                    "outcome": vars(self.outcome),
+                    "at": vars(self.at),
+                    "losses": self.losses,
+                    "random": random_states(),
                 }
             )
-            save_state(
-                checkpoint,
-                {
-                    "model": model.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "best": best,
-                    "outcome": vars(outcome),
-                },
+        self._saved = time.monotonic()
+
+    def save_if_due(self) -> None:
+        """Write a checkpoint, where the last is old enough."""
+        if self.engine.any(time.monotonic() - self._saved > 60 * self.manner.checkpoint_minutes):
+            self.save()
+
+    def _resume(self) -> None:
+        state = self.checkpoints.load()
+        if state is None:
+            return
+        try:
+            self.engine.restore(self.model, self.optimiser, state["model"], state["optimiser"])
+            self.objective.load_state_dict(state["objective"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise RunError(
+                f"the checkpoint in {self.checkpoints.folder} does not fit this model "
+                f"({str(error).splitlines()[-1].strip()}): was a plugin changed? Delete it to train that part again."
+            ) from None
+        self.scaler.load_state_dict(state["scaler"])
+        self.best, self.losses = state["best"], state["losses"]
+        self.at, self.outcome = Position(**state["at"]), Outcome(**state["outcome"])
+        restore_random_states(state["random"])
+
+    def _weights(self) -> dict[str, Any]:
+        weights, _ = self.engine.states(self.model, self.optimiser)
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
+
+    def _refuse_unshared(self) -> None:
+        """Refuse a batch that does not divide, and weights of terms that would differ from share to share."""
+        number = self.engine.ranks * self.manner.accumulate
+        if self.manner.batch_size % number:
+            raise RecipeError(
+                f"batch_size {self.manner.batch_size} does not divide among {self.engine.ranks} processes and "
+                f"{self.manner.accumulate} passes: give a multiple of {number}."
             )
-    model.load_state_dict(best)
-    return outcome
+        if not self.objective.takes_parts and (
+            self.manner.accumulate > 1 or self.engine.shard or self.engine.precision == "float16"
+        ):
+            raise RecipeError(
+                "[loss] with a weighting other than 'equal', gradients other than 'sum' or log reads each whole batch: "
+                "set accumulate = 1, parallel = 'ddp' and precision = 'float32' or 'bfloat16'."
+            )
+
+    def _compile(self) -> None:
+        """Compile the networks that no fusion looks into; a hook inside a compiled one would not be called."""
+        for platform, network in self.model.singles.items():
+            if not self.model.taps.get(platform):
+                network.compile()
+
+    def _leave_out(self, wrong: str) -> None:
+        """Take no step: float16 lowers its scale, others stop unless steps may be skipped."""
+        if not (self.manner.skip or self.scaler.is_enabled()):
+            raise RunError(
+                f"{self.phase}: {wrong} is not finite at epoch {self.at.epoch + 1}, step {self.at.step + 1}: lower the "
+                "learning rate, or set [training] nonfinite = 'skip'; the last good checkpoint is in "
+                f"{self.checkpoints.folder}."
+            )
+        self.outcome.skipped += 1
+
+    def _not_finite(self, loss: float) -> str:
+        """What of a step is not finite, in words; nothing where all is. Gradients are clipped on the way."""
+        if not math.isfinite(loss):
+            where = ", ".join(f"{platform} in stage {stage}" for stage, platform in self.objective.culprits)
+            return f"the loss of {where or 'another process'}"
+        norm: Any = nn.utils.get_total_norm(_gradients(self.model))
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of sharded gradients
+        if math.isfinite(norm):
+            if self.manner.clip:
+                nn.utils.clip_grads_with_norm_(self.model.parameters(), self.manner.clip, norm)
+            return ""
+        parts = dict(self.model.singles.items()) | {f"the fusion for {t}": f for t, f in self.model.fusions.items()}
+        broken = [name for name, part in parts.items() if not all(g.isfinite().all() for g in _gradients(part))]
+        return f"the gradient of {', '.join(broken) or 'the weighting'}"
+
+
+def _gradients(part: nn.Module) -> list[Tensor]:
+    return [p.grad for p in part.parameters() if p.grad is not None]
 
 
 def penalty(model: nn.Module) -> Tensor:
@@ -137,51 +320,5 @@ def penalty(model: nn.Module) -> Tensor:
     A layer that has something to add has a method `penalty()`, in nats.
     """
     found: list[Any] = [layer for layer in model.modules() if hasattr(layer, "penalty")]
-    return 2 * sum(
-        (layer.penalty() for layer in found), torch.zeros((), device=next(model.parameters(), torch.zeros(())).device)
-    )
-
-
-def to_tensors(batch: Batch, device: torch.device) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-    """Source, targets and masks as (B, C, X, Y, Z), without a copy on the CPU."""
-
-    def tensor(array: Any) -> Tensor:
-        return torch.as_tensor(array, device=device).movedim(-1, 1)
-
-    return (
-        tensor(batch.source),
-        {platform: tensor(array) for platform, array in batch.targets.items()},
-        {platform: tensor(array[..., None]).float() for platform, array in batch.inside.items()},
-    )
-
-
-@torch.no_grad()
-def validate(model: Model, batches: Iterable[Batch]) -> dict[Term, float]:
-    """Mean standardised error of each stage and platform over the batches, each voxel of the masks counted once."""
-    model.eval()
-    sums: dict[Term, float] = {}
-    counts: dict[Term, float] = {}
-    for batch in batches:
-        x, targets, inside = to_tensors(batch, model.device)
-        for (stage, platform), error in error_terms(model(x), targets, inside).items():
-            voxels = float(inside[platform].sum())
-            sums[stage, platform] = sums.get((stage, platform), 0.0) + float(error) * voxels
-            counts[stage, platform] = counts.get((stage, platform), 0.0) + voxels
-    return {term: sums[term] / max(counts[term], 1.0) for term in sums}
-
-
-def mean_of_answers(errors: dict[Term, float]) -> float:
-    """Mean over platforms of the error of each one's last stage.
-
-    >>> mean_of_answers({(0, "a"): 4.0, (0, "b"): 1.0, (1, "a"): 3.0})
-    2.0
-    """
-    stages = [{p: e for (s, p), e in errors.items() if s == stage} for stage in sorted({s for s, _ in errors})]
-    last = answers(stages)
-    return float(sum(last.values()) / len(last))
-
-
-def alphas(model: Model) -> float | None:
-    """The fusion's alpha, where it has one."""
-    values = [float(buffer) for name, buffer in model.named_buffers() if name.endswith(".alpha")]
-    return max(values) if values else None
+    zero = torch.zeros((), device=next(model.parameters(), torch.zeros(())).device)
+    return 2 * sum((layer.penalty() for layer in found), zero)
