@@ -20,11 +20,13 @@ if TYPE_CHECKING:  # the same names for type checkers, which cannot follow __get
     from harmonet.platforms import Platform as Platform
     from harmonet.platforms import Task as Task
     from harmonet.plugins import list_fusions as list_fusions
+    from harmonet.plugins import list_metrics as list_metrics
     from harmonet.plugins import list_networks as list_networks
     from harmonet.plugins import list_representations as list_representations
     from harmonet.register import register_fusion as register_fusion
     from harmonet.register import register_network as register_network
     from harmonet.registry import FusionEntry as FusionEntry
+    from harmonet.registry import MetricEntry as MetricEntry
     from harmonet.registry import NetworkEntry as NetworkEntry
     from harmonet.registry import Paper as Paper
     from harmonet.registry import RepresentationEntry as RepresentationEntry
@@ -40,6 +42,7 @@ _HOMES = {
     "Gaussian": "stages",
     "HarmonetError": "errors",
     "Model": "model",
+    "MetricEntry": "registry",
     "NetworkEntry": "registry",
     "Paper": "registry",
     "Platform": "platforms",
@@ -55,6 +58,7 @@ _HOMES = {
     "create_network": "build",
     "hookimpl": "hookspecs",
     "list_fusions": "plugins",
+    "list_metrics": "plugins",
     "list_networks": "plugins",
     "list_representations": "plugins",
     "load": "runs",

@@ -18,6 +18,7 @@ from harmonet.errors import DataError, HarmonetError, NotFoundError, RecipeError
 from harmonet.fusion import Fusion
 from harmonet.model import Model
 from harmonet.platforms import Kind, Task
+from harmonet.presets import preset as preset_of
 from harmonet.recipe import FOLD, PlatformTable, Recipe, parse
 from harmonet.representation import Representation
 
@@ -206,6 +207,7 @@ def recipe_of(
     weighting: str | None = None,
     gradients: str | None = None,
     rates: Mapping[str, float] | None = None,
+    preset: str | None = None,
     note: str = "",
 ) -> Recipe:
     """A complete recipe: names and options are known, and every default is filled in.
@@ -225,10 +227,11 @@ def recipe_of(
         restandardise: Platforms whose trained run may have another standardisation.
         loss, weighting, gradients: Of `[loss]`; the recipe's defaults where None.
         rates: Platform, or `fusion`, to a factor on its learning rate when the composition is trained.
-        note: For people.
+        preset: What `[training]` and `[loss]` begin with, such as `recommended`; the recipe's defaults where None.
+        note: For people; the preset's name where there is none.
 
     Raises:
-        NotFoundError: A network, fusion, loss, weighting, platform or option is not known.
+        NotFoundError: A network, fusion, loss, weighting, preset, platform or option is not known.
         RecipeError: The parts contradict each other.
     """
     if split not in (None, "paper") and not re.fullmatch(FOLD, str(split)):
@@ -259,20 +262,22 @@ def recipe_of(
             **{k: list(v) if isinstance(v, tuple) else v for k, v in defaults.items()},
             **chosen.get(name, {}),
         }
+    begin = preset_of(preset) if preset is not None else {}
     tables = {
-        "note": note,
+        "note": note or ("" if preset is None else f"preset {preset}"),
         "source": PlatformTable.of(task.source).model_dump(),
         "target": [PlatformTable.of(platform).model_dump() for platform in task.targets],
         "representation": {"name": representation, "options": chosen.pop(representation)},
         "split": {} if split is None else {"scheme": "paper"} if split == "paper" else {"test": split},
-        "loss": _given(
+        "loss": begin.get("loss", {})
+        | _given(
             name=loss,
             options=chosen.pop(loss or "", None),
             weighting=weighting,
             weighting_options=chosen.pop(weighting or "", None),
             gradients=gradients,
         ),
-        "training": _given(rates=rates),
+        "training": begin.get("training", {}) | _given(rates=rates),
         "model": {
             "candidates": {platform: list(names) for platform, names in candidates.items()},
             "fusion": fusion,

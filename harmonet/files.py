@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from harmonet.errors import DataError, OutputError
 
+PARTIAL = ".*.partial"  # what a killed process leaves of a file or folder that it was writing
 AGAIN = "copy it again from its source"
 MEMORY_GROUPS = {  # controllers of a group to where it is mounted and what its files are called: version 2, version 1
     "": ("", "memory.max", "memory.current"),
@@ -32,6 +33,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             aside.replace(path)
+            _sync(path.parent)
         finally:
             aside.unlink(missing_ok=True)
     except OSError as error:
@@ -39,9 +41,19 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise OutputError(f"{path} cannot be written ({reason}): free space there or choose another place.") from error
 
 
+def _sync(folder: Path) -> None:
+    """Bring a renaming to disk; not every system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def sweep_partial(folder: Path) -> None:
     """Remove what killed processes left half-written; only for a folder that nobody else writes to."""
-    for aside in folder.glob(".*.partial"):
+    for aside in folder.glob(PARTIAL):
         aside.unlink(missing_ok=True)
 
 

@@ -16,6 +16,7 @@ from harmonet.registry import (
     ConnectionEntry,
     FusionEntry,
     LossEntry,
+    MetricEntry,
     NetworkEntry,
     RepresentationEntry,
     WeightingEntry,
@@ -55,3 +56,8 @@ def harmonet_losses() -> list[LossEntry]:  # type: ignore[empty-body]
 @hookspec
 def harmonet_weightings() -> list[WeightingEntry]:  # type: ignore[empty-body]
     """Weightings of loss terms to register."""
+
+
+@hookspec
+def harmonet_metrics() -> list[MetricEntry]:  # type: ignore[empty-body]
+    """Metrics to register."""

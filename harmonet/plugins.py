@@ -26,6 +26,7 @@ from harmonet.registry import (
     CONNECTIONS,
     FUSIONS,
     LOSSES,
+    METRICS,
     NETWORKS,
     REPRESENTATIONS,
     WEIGHTINGS,
@@ -33,6 +34,7 @@ from harmonet.registry import (
     Entry,
     FusionEntry,
     LossEntry,
+    MetricEntry,
     NetworkEntry,
     Registry,
     RepresentationEntry,
@@ -48,6 +50,7 @@ BUILT_IN_MODULES = (
     "harmonet.representations",
     "harmonet.blocks",
     "harmonet.losses",
+    "harmonet.metrics",
 )
 
 E = TypeVar("E", bound=Entry)
@@ -60,6 +63,7 @@ HOOKS: dict[str, tuple[Registry[Any], type[Entry]]] = {
     "harmonet_connections": (CONNECTIONS, ConnectionEntry),
     "harmonet_losses": (LOSSES, LossEntry),
     "harmonet_weightings": (WEIGHTINGS, WeightingEntry),
+    "harmonet_metrics": (METRICS, MetricEntry),
 }
 
 
@@ -255,6 +259,11 @@ def weighting(name: str) -> WeightingEntry:
     return _find(WEIGHTINGS, name)
 
 
+def metric(name: str) -> MetricEntry:
+    """The card of a metric."""
+    return _find(METRICS, name)
+
+
 def provided_by(name: str) -> list[str]:
     """Package and version of every plugin that brings an entry of this name."""
     return [f"{plugin.package} {plugin.version}" for plugin in load() if name in plugin.entries]
@@ -280,3 +289,9 @@ def list_representations(pattern: str = "*") -> list[str]:
     """Names of the registered representations that match the wildcard pattern."""
     load()
     return REPRESENTATIONS.names(pattern)
+
+
+def list_metrics(pattern: str = "*") -> list[str]:
+    """Names of the registered metrics that match the wildcard pattern."""
+    load()
+    return METRICS.names(pattern)

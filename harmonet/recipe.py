@@ -215,15 +215,18 @@ class Recipe(_Strict):
         names = [platform.name for platform in self.target]
         if len(set(names)) != len(names) or self.source.name in names:
             raise ValueError("every platform has one name, and the source is no target")
-        for key, given in (
-            ("candidates", self.model.candidates),
-            ("refine", self.model.refine),
-            ("frozen", self.model.frozen),
-            ("restandardise", self.model.restandardise),
+        for key, given, known in (
+            ("model.candidates", self.model.candidates, names),
+            ("model.refine", self.model.refine, names),
+            ("model.frozen", self.model.frozen, names),
+            ("model.restandardise", self.model.restandardise, names),
+            ("loss.platforms", self.loss.platforms, names),
+            ("training.rates", self.training.rates, [*names, "fusion"]),
         ):
             for name in given:
-                if name not in names:
-                    raise ValueError(f"model.{key} names {name!r}, which is no target. {nearest(name, names)}")
+                if name not in known:
+                    kind = "target" if known is names else "target and not fusion"
+                    raise ValueError(f"{key} names {name!r}, which is no {kind}. {nearest(name, known)}")
         if set(self.model.candidates) != set(names):
             missing = ", ".join(sorted(set(names) - set(self.model.candidates)))
             raise ValueError(f"model.candidates has no network for {missing}")
@@ -297,6 +300,8 @@ def _first_problem(error: ValidationError) -> str:
         known = _fields_at(first["loc"][:-1])
         return f"unknown key {place}. {nearest(str(first['loc'][-1]), known)}{more}"
     message = first["msg"].removeprefix("Value error, ")
+    if not place:  # of the recipe as a whole, which nobody wants to see
+        return f"{message.removesuffix('.')}{more}."
     return f"{place + ': ' if place else ''}{message}, found {first['input']!r:.60}{more}."
 
 

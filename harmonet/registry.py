@@ -186,6 +186,28 @@ class WeightingEntry(Entry):
     supplied: ClassVar[tuple[str, ...]] = ("terms",)
 
 
+@dataclass(frozen=True, kw_only=True)
+class MetricEntry(Entry):
+    """A metric: `build(**options)` gives a function (prediction, truth) of two images to a number, or to None.
+
+    None says that there is nothing to measure: no second shell, no label map.
+
+    Attributes:
+        unit: Of the number; empty for a ratio, and for squared units of the channels.
+        best: The number of a perfect prediction: statistics are those of |number - best|.
+        routine: Whether it is measured unless metrics are asked for by name; one that takes long is not.
+        grouped: Whether it is also taken of each group of channels, as `name l = 2`; `build` then has the parameter
+            `group`, the name of a group or None for all channels.
+    """
+
+    unit: str = ""
+    best: float = 0.0
+    routine: bool = True
+    grouped: bool = False
+
+    supplied: ClassVar[tuple[str, ...]] = ("group",)
+
+
 E = TypeVar("E", bound=Entry)
 
 
@@ -233,3 +255,4 @@ REPRESENTATIONS: Registry[RepresentationEntry] = Registry("representation")
 CONNECTIONS: Registry[ConnectionEntry] = Registry("connection")
 LOSSES: Registry[LossEntry] = Registry("loss")
 WEIGHTINGS: Registry[WeightingEntry] = Registry("weighting")
+METRICS: Registry[MetricEntry] = Registry("metric")

@@ -167,7 +167,7 @@ USAGE = {
         "'--subjects': Input should be greater than or equal to 3",
     ),
     "a missing option": (["compose", "--fusion", "msp"], "Missing option '--single'"),
-    "a missing argument": (["train", "--out", "out"], "Missing argument 'recipe'"),
+    "a missing argument": (["train", "--out", "out"], "Missing argument 'RECIPE'"),
     "nothing at all": ([], "Usage: "),
 }
 

@@ -13,7 +13,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 import tomli_w
-import torch
 from bench import SMALL, Ended, listing, one_line, process
 
 from harmonet.files import sha256
@@ -61,6 +60,7 @@ def test_the_whole_chain_from_compose_to_predicted_nifti(tiny_heads, tmp_path, i
         "curves.png",
         "checkpoints",
         ".lock",
+        "providers.json",
         "inputs.json",
         "singles",
     }
@@ -73,7 +73,8 @@ def test_the_whole_chain_from_compose_to_predicted_nifti(tiny_heads, tmp_path, i
     assert {score["method"] for score in printed["scores"]} >= {"identity", "interpolation", "diqt", "msp, stage 1"}
     assert set(printed["platforms"]) == PLATFORMS
     assert printed["scores"] == json.loads((results / "scores.json").read_text())["scores"]
-    assert {"report.html", "scores.json", "scores.csv", "figures"} == {path.name for path in results.iterdir()}
+    written = {path.name for path in results.iterdir()}
+    assert written == {"report.html", "scores.json", "scores.csv", "figures", "tables"}
 
     scan = tiny_heads / json.loads((run / "model.json").read_text())["split"]["test"][0] / "ge" / "st"
     words = ["--dwi", scan / "dwi.nii.gz", "--bval", scan / "dwi.bval", "--bvec", scan / "dwi.bvec"]

@@ -1,4 +1,4 @@
-"""The tutorials: their Python runs, from top to bottom, as a reader would run it."""
+"""The tutorials, and how-tos that say so: their Python runs, from top to bottom, as a reader would run it."""
 
 import re
 import subprocess
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-TUTORIALS = sorted((Path(__file__).resolve().parent.parent / "docs" / "tutorials").glob("*.md"))
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+RUN = [*sorted((DOCS / "tutorials").glob("*.md")), DOCS / "how-to" / "strangers.md"]
 
 
 def script_of(text):
@@ -22,17 +23,17 @@ def script_of(text):
 
 
 def test_there_is_a_tutorial():
-    assert "own-fusion.md" in [path.name for path in TUTORIALS]
+    assert "own-fusion.md" in [path.name for path in RUN]
 
 
-@pytest.mark.parametrize("tutorial", TUTORIALS, ids=lambda path: path.stem)
-def test_the_python_of_a_tutorial_runs_from_top_to_bottom(tutorial, tmp_path):
-    script = tmp_path / "tutorial.py"
-    script.write_text(script_of(tutorial.read_text(encoding="utf-8")), encoding="utf-8")
+@pytest.mark.parametrize("page", RUN, ids=lambda path: path.stem)
+def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path):
+    script = tmp_path / "page.py"
+    script.write_text(script_of(page.read_text(encoding="utf-8")), encoding="utf-8")
     assert "import harmonet" in script.read_text(encoding="utf-8")
     command = [sys.executable, "-W", "error", script.name]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, f"{tutorial.name}: {done.stderr}"
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"{page.name}: {done.stderr}"
 
 
 def test_only_blocks_of_python_are_taken_and_keep_their_lines():

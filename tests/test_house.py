@@ -110,17 +110,17 @@ def test_every_verb_in_the_readme_is_a_verb():
 
 def test_every_built_in_name_is_documented():
     from harmonet import plugins
-    from harmonet.registry import FUSIONS, NETWORKS, REPRESENTATIONS
+    from harmonet.registry import CONNECTIONS, FUSIONS, LOSSES, METRICS, NETWORKS, REPRESENTATIONS, WEIGHTINGS
 
     plugins.load()
     documents = read("README.md") + "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").rglob("*.md"))
     names = [
         name
-        for registry in (NETWORKS, FUSIONS, REPRESENTATIONS)
+        for registry in (NETWORKS, FUSIONS, REPRESENTATIONS, CONNECTIONS, LOSSES, WEIGHTINGS, METRICS)
         for name in registry.names()
         if registry.provider(name) == "harmonet"
     ]
-    assert {"diqt", "shresnet", "msp", "sh_signal"} <= set(names)
+    assert {"diqt", "shresnet", "msp", "sh_signal", "two_convs", "by_order", "gradnorm"} <= set(names)
     assert [name for name in names if f"`{name}`" not in documents] == []
 
 

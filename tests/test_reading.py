@@ -109,7 +109,7 @@ def test_scalar_images_go_the_whole_way(scalars, tmp_path):
     assert files == {f"new_space-prisma_st_{kind}" for kind in ("intensity.nii.gz", "intensity.json", "mask.nii.gz")}
     image = nib.load(tmp_path / "predicted" / "new_space-prisma_st_intensity.nii.gz")
     assert np.isfinite(image.get_fdata()).all()
-    assert {score.method for score in evaluation.scores} == {"identity", "interpolation", "diqt"}
+    assert {score.method for score in evaluation.scores} == {"identity", "interpolation", "linear", "diqt"}
     assert all(list(score.by_group) == ["intensity"] for score in evaluation.scores)
     page = write_report(evaluation, [run], tmp_path / "report").read_text()
     assert "Mean squared error of intensity" in page

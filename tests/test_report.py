@@ -27,6 +27,7 @@ EVIL = "<script>alert(1)</script>"
 TARGETS = ("prisma_st", "connectom_st")
 # Errors against the truth; against the target they are higher by the noise.
 WORSE = {"identity": 0.004, "interpolation": 0.002, "diqt": 0.003, "msp, stage 0": 0.0025, "msp, stage 1": 0.005}
+KINDS = {"identity": "baseline", "interpolation": "baseline", "the target itself": "floor"}
 BETTER = WORSE | {"msp, stage 1": 0.001}
 
 
@@ -42,11 +43,13 @@ def recipe(fusion):
 def trained(folder: Path, fusion: str | None = "msp") -> Trained:
     plan, networks = recipe(fusion), dict.fromkeys(TARGETS, "diqt")
     statistics = Standardisation(np.zeros(28), np.ones(28))
+    errors = {f"0/{name}": 1.0 for name in TARGETS}
+    line = {"epoch": 1, "phase": "msp", "alpha": 0.5, "learning_rate": 1e-4, "validation": errors}
     write_run(
         folder,
         plan,
         model_for(plan, networks, networks),
-        [{"epoch": 1, "phase": "msp", "alpha": 0.5, "validation": {f"0/{name}": 1.0 for name in TARGETS}}],
+        [line],
         networks=networks,
         standardise_source=statistics,
         standardise=dict.fromkeys(TARGETS, statistics),
@@ -81,7 +84,13 @@ def maps(platform="prisma_st", truth=True, prediction=None) -> Maps:
 def evaluation(errors=WORSE, *, platforms=("prisma_st",), subjects=("carl",), **changes) -> Evaluation:
     orders = {0: 3.0, 2: 2.0, 4: 1.0, 6: 0.5}
     scores = [
-        Score(method, platform, subject, against, value, {f"l = {l}": value * share for l, share in orders.items()})
+        Score(
+            method,
+            platform,
+            subject,
+            against,
+            {"sh_mse": value} | {f"sh_mse l = {l}": value * share for l, share in orders.items()},
+        )
         for method, error in (errors | {"the target itself": 0.0005}).items()
         for platform in platforms
         for number, subject in enumerate(subjects)
@@ -98,6 +107,7 @@ def evaluation(errors=WORSE, *, platforms=("prisma_st",), subjects=("carl",), **
         measure="SH coefficients of S/S0",
         notes=(),
         maps=[maps(platform) for platform in platforms],
+        kinds={m: "stage" if ", stage" in m else KINDS.get(m, "single") for m in (*errors, "the target itself")},
     )
     return replace(plain, **changes)
 
@@ -136,8 +146,10 @@ def test_the_report_has_page_scores_table_and_figures(page):
     scores = json.loads((page.parent / "scores.json").read_text())["scores"]
     with (page.parent / "scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [float(row["sh_mse"]) for row in rows] == [score["sh_mse"] for score in scores]
-    assert float(rows[0]["sh_mse l = 6"]) == scores[0]["by_group"]["l = 6"]
+    assert [float(row["sh_mse"]) for row in rows] == [score["values"]["sh_mse"] for score in scores]
+    assert float(rows[0]["sh_mse l = 6"]) == scores[0]["values"]["sh_mse l = 6"]
+    tables = {path.name for path in (page.parent / "tables").iterdir()}
+    assert {"sh_mse.md", "sh_mse.tex", "sh_mse.csv", "sh_mse_truth_differences.md"} <= tables
     assert not list(page.parent.parent.glob(".*"))  # nothing is left aside
 
 
@@ -222,7 +234,7 @@ def test_a_score_that_is_not_a_number_is_said_and_leaves_valid_json(run, tmp_pat
         write_report(evaluation(WORSE | {"msp, stage 1": math.nan}, maps=[blank]), [run], tmp_path / "report")
     text = (tmp_path / "report" / "scores.json").read_text()
     scores = json.loads(text, parse_constant=pytest.fail)["scores"]
-    assert [s["sh_mse"] for s in scores if s["method"] == "msp, stage 1"] == [None, None]
+    assert [s["values"]["sh_mse"] for s in scores if s["method"] == "msp, stage 1"] == [None, None]
 
 
 def test_an_earlier_report_is_replaced_as_a_whole(run, tmp_path):

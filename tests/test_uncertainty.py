@@ -19,8 +19,7 @@ from harmonet.reading import task_of
 from harmonet.recipe import parse
 from harmonet.stages import Stage
 from harmonet.taps import measure
-from harmonet.training.loop import penalty
-from harmonet.training.loss import error_terms, loss_terms
+from harmonet.training.loss import error_terms, loss_terms, penalty
 
 SIZE = (2, 6, 7, 7, 7)
 

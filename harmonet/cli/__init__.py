@@ -54,12 +54,16 @@ def main() -> NoReturn:
             stream.reconfigure(errors="replace")  # an ASCII terminal shows ? for what it cannot show
     warnings.showwarning = _one_line
     signal.signal(signal.SIGTERM, _stop)
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, _stop)  # a cluster's word that time is nearly up
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell lets background jobs ignore it
         signal.signal(signal.SIGINT, _stop)  # a KeyboardInterrupt would end inside typer, without a word
     try:
         app()
     except HarmonetError as error:
-        typer.echo(f"harmonet: {error}", err=True)
+        # Of several processes all find the same fault in the user's input, and one says so.
+        if error.exit_status != 2 or os.environ.get("LOCAL_RANK", "0") == "0":
+            typer.echo(f"harmonet: {error}", err=True)
         sys.exit(error.exit_status)
     sys.exit(0)
 

@@ -22,11 +22,12 @@ class Kind(StrEnum):
     connections = "connections"
     losses = "losses"
     weightings = "weightings"
+    metrics = "metrics"
     plugins = "plugins"
 
 
 def _registries() -> "dict[Kind, Registry[Any]]":
-    from harmonet.registry import CONNECTIONS, FUSIONS, LOSSES, NETWORKS, REPRESENTATIONS, WEIGHTINGS
+    from harmonet.registry import CONNECTIONS, FUSIONS, LOSSES, METRICS, NETWORKS, REPRESENTATIONS, WEIGHTINGS
 
     return {
         Kind.networks: NETWORKS,
@@ -35,6 +36,7 @@ def _registries() -> "dict[Kind, Registry[Any]]":
         Kind.connections: CONNECTIONS,
         Kind.losses: LOSSES,
         Kind.weightings: WEIGHTINGS,
+        Kind.metrics: METRICS,
     }
 
 
@@ -78,7 +80,7 @@ def _plugin_rows(pattern: str) -> list[dict[str, Any]]:
 
 def _entry_rows(kind: Kind, pattern: str) -> list[dict[str, Any]]:
     from harmonet import plugins
-    from harmonet.registry import NetworkEntry
+    from harmonet.registry import MetricEntry, NetworkEntry
 
     plugins.load()
     registry, rows = _registries()[kind], []
@@ -87,6 +89,8 @@ def _entry_rows(kind: Kind, pattern: str) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"name": name, "from": registry.provider(name), "summary": entry.summary}
         if isinstance(entry, NetworkEntry):
             row |= {"upsampling": list(entry.upsampling), "parameters": entry.parameters}
+        if isinstance(entry, MetricEntry):
+            row |= {"unit": entry.unit, "best": entry.best, "routine": entry.routine}
         rows.append(row | {"paper": str(entry.paper or "")})
     return rows
 
@@ -138,7 +142,7 @@ def show(
 def _measured(
     entry: "Entry", channels: int, patch_size: int, upsampling: int, options: dict[str, Any]
 ) -> dict[str, Any]:
-    from harmonet.registry import ConnectionEntry, FusionEntry, NetworkEntry, RepresentationEntry
+    from harmonet.registry import ConnectionEntry, FusionEntry, MetricEntry, NetworkEntry, RepresentationEntry
     from harmonet.report import zoo
 
     try:
@@ -150,6 +154,8 @@ def _measured(
             return zoo.of_representation(entry, options)
         if isinstance(entry, ConnectionEntry):
             return _of_connection(entry, channels, patch_size, upsampling, options)
+        if isinstance(entry, MetricEntry):
+            return {"unit": entry.unit, "best": entry.best, "routine": entry.routine}
         return {}  # a loss or a weighting is no more than its card
     except (TypeError, ValueError) as error:  # an option of the wrong kind, such as text for a number
         if not options:

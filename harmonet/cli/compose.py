@@ -60,6 +60,12 @@ def compose(
         list[str] | None,
         typer.Option(help="Factor on a learning rate in the composition's training, PLATFORM=FACTOR or fusion=FACTOR."),
     ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Begin with a schedule: paper, or recommended, which is ours and faster; paper if not given."
+        ),
+    ] = None,
     graph: Annotated[Path | None, typer.Option(help="Draw the wiring here, as .svg or .mmd (Mermaid).")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the recipe here.")] = None,
     force: Force = False,
@@ -70,6 +76,8 @@ def compose(
     NAME@N is the network NAME with another seed. --tap, --freeze and other options of several values are repeated.
 
     Example: harmonet compose --single diqt,shresnet --fusion msp --out recipe.toml
+
+    Example: harmonet compose --single diqt,shresnet --fusion msp --preset recommended --out recipe.toml
 
     Example: harmonet compose --single prisma_st=shresnet --single diqt --fusion msp --target connectom_sa
 
@@ -108,6 +116,7 @@ def compose(
         weighting=weighting,
         gradients=gradients,
         rates=rates,
+        preset=preset,
     )
     wiring = wiring_of(recipe)
     if json:

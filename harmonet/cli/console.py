@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Self
@@ -33,8 +33,20 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=1))
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> None:
-    """A table on stdout; the last `numbers` columns are right-aligned. Cells are data, never markup."""
+def print_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    numbers: int = 0,
+    bold: Collection[tuple[int, int]] = (),
+) -> None:
+    """A table on stdout; the last `numbers` columns are right-aligned. Cells are data, never markup.
+
+    Args:
+        title, columns, rows: What is shown.
+        numbers: How many columns are numbers.
+        bold: Row and column of the cells that stand out.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -44,8 +56,8 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     for place, name in enumerate(columns):
         right = place >= len(columns) - numbers
         table.add_column(Text(name), justify="right" if right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+    for i, row in enumerate(rows):
+        table.add_row(*(Text(cell, style="bold" if (i, j) in bold else "") for j, cell in enumerate(row)))
     # Away from a terminal nothing is cut to a width of 80.
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200, highlight=False)
     console.print(Text(title, style="bold"))
@@ -64,6 +76,7 @@ class Progress:
         self._bars: Any = None
         self._tasks: dict[str, Any] = {}
         self._began: dict[str, float] = {}
+        self._from: dict[str, int] = {}  # a resumed job does not begin at 0
         self._spoke = 0.0
 
     def __enter__(self) -> Self:
@@ -95,13 +108,14 @@ class Progress:
         first = what not in self._began
         self._spoke = self._spoke or now
         began = self._began.setdefault(what, now)
+        start = self._from.setdefault(what, max(done - 1, 0))
         if self._bars is not None:
             if first:
                 self._tasks[what] = self._bars.add_task(what, total=total, note=words)
             self._bars.update(self._tasks[what], completed=done, note=words)
         elif done >= total or now - self._spoke >= self.EVERY:
             self._spoke = now
-            left = (now - began) / max(done, 1) * (total - done)
+            left = (now - began) / max(done - start, 1) * (total - done)
             time_left = f", {_duration(left)} left" if done < total else f", took {_duration(now - began)}"
             note(f"{what}: {done}/{total}{time_left}{'  ' + words if words else ''}")
 

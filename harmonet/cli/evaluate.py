@@ -1,22 +1,34 @@
 """`harmonet eval`: scores of runs on held-out subjects."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harmonet.cli.console import Force, Json, Progress, keep_out_of, note, print_json, print_table
 from harmonet.cli.train import Accept, AutoMask, reading_of
-from harmonet.errors import OutputError
+from harmonet.errors import NotFoundError, OutputError, nearest
 
 if TYPE_CHECKING:
     from harmonet.evaluation import Evaluation
+    from harmonet.evaluation.forms import Table
+
+ROUTINE = "routine"
 
 
 def eval_(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of a sweep's run folders.")],
     data: Annotated[Path, typer.Option(help="Travelling heads with the test subjects.")],
-    out: Annotated[Path | None, typer.Option(help="Folder for scores, figures and the report.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for scores, tables, figures and the report.")] = None,
+    metrics: Annotated[
+        str, typer.Option(help="Names of `harmonet list metrics`, joined by commas; 'routine' or 'all'.")
+    ] = ROUTINE,
+    labels: Annotated[
+        str | None, typer.Option(help="Label maps for regional errors: a path with {subject} and perhaps {platform}.")
+    ] = None,
+    protocol: Annotated[
+        str, typer.Option(help="'subjects', or 'paper': also the paper's test over patches, which proves nothing.")
+    ] = "subjects",
     allow_leak: Annotated[
         bool, typer.Option("--allow-leak", help="Score subjects that were trained on; every output is marked.")
     ] = False,
@@ -27,51 +39,75 @@ def eval_(
 ) -> None:
     """Score runs on their held-out test subjects, beside the single networks in them and the baselines.
 
+    Folds and seeds of a sweep share their rows: seeds are averaged within each subject, and each subject is predicted
+    by the runs that held it out.
+
     Example: harmonet eval runs/msp --data heads --out results
+
+    Example: harmonet eval runs/cv --data heads --metrics sh_mse,fa_mse,md_mse
     """
     if out is not None:
         keep_out_of(out, data, *runs)
         if out.exists() and not force:
             raise OutputError(f"{out} exists: add --force to replace it, or choose another folder.")
     from harmonet.data.layout import open_dataset
-    from harmonet.evaluation import evaluate
+    from harmonet.evaluation import evaluate, run_folders
+    from harmonet.evaluation.score import PROTOCOLS
     from harmonet.report import refuse_foreign, write_report
     from harmonet.runs import load
 
+    if protocol not in PROTOCOLS:
+        raise NotFoundError(f"--protocol {protocol!r} is none. {nearest(protocol, PROTOCOLS)}")
     if out is not None:
         refuse_foreign(out)
-    trained = [load(run) for run in runs]
+    trained = [load(run) for run in run_folders(runs)]
     dataset = open_dataset(data)
     reading = reading_of(data, mask, accept)
+    wanted = [word.strip() for word in metrics.split(",") if word.strip()]
     with Progress() as progress:
-        evaluation = evaluate(trained, dataset, progress, allow_leak=allow_leak, reading=reading)
+        evaluation = evaluate(
+            trained,
+            dataset,
+            progress,
+            allow_leak=allow_leak,
+            reading=reading,
+            metrics=wanted,
+            labels=labels,
+            protocol=protocol,
+        )
     if json:
         print_json(evaluation.as_json())
     else:
-        print_scores(evaluation)
+        print_scores(evaluation, [name for name in wanted if name in evaluation.metrics])
     if out is not None:
         page = write_report(evaluation, trained, out)
         note(f"wrote {page}")
 
 
-def print_scores(evaluation: "Evaluation") -> None:
-    """The table of errors: a row per method, mean and standard deviation over test subjects."""
-    from harmonet.report import summary
+def print_scores(evaluation: "Evaluation", named: list[str] | None = None) -> None:
+    """The table of errors, that of each metric that was asked for by name, and what can be said of differences."""
+    from harmonet.evaluation.result import MAIN
+    from harmonet.evaluation.tables import comparison_table, patch_table, scores_table
 
-    references = evaluation.references
-    columns = [f"{platform}\nagainst {reference}" for platform in evaluation.platforms for reference in references]
-    rows: list[list[Any]] = []
-    for method in evaluation.methods:
-        cells = [
-            summary(evaluation.values(method, platform, reference))
-            for platform in evaluation.platforms
-            for reference in references
-        ]
-        rows.append([method, *cells])
-    n = len(evaluation.subjects)
-    title = f"Mean squared error of {evaluation.measure} in 1e-3, in-mask voxels of whole volumes, {n} test subject(s)"
-    print_table(title, ["method", *columns], rows, numbers=len(columns))
-    if evaluation.label:
-        note(f"data: {evaluation.label}")
-    if evaluation.leaky:
-        note("LEAKY: test subjects were trained on; these numbers say nothing about new subjects")
+    shown = list(dict.fromkeys([MAIN, *(named or ())]))
+    notes: dict[str, None] = {}
+    for metric in shown:
+        notes |= _print(scores_table(evaluation, metric))
+    for metric in shown:
+        notes |= _print(comparison_table(evaluation, evaluation.references[-1], metric))
+    if evaluation.patched:
+        notes |= _print(patch_table(evaluation))
+    for sentence in notes:
+        note(sentence)
+    more = len(evaluation.metrics) - len(shown)
+    if more:
+        note(f"{more} more metrics were measured: see --json or --out, or name them with --metrics")
+
+
+def _print(table: "Table") -> dict[str, None]:
+    """Print a table, the best in bold; gives back the sentences that belong to it."""
+    if table.rows:
+        rows = [[cell.text for cell in row] for row in table.rows]
+        bold = {(i, j) for i, row in enumerate(table.rows) for j, cell in enumerate(row) if cell.best}
+        print_table(table.title, table.columns, rows, numbers=len(table.columns) - table.words, bold=bold)
+    return dict.fromkeys(table.notes)

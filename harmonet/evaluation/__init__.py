@@ -1,5 +1,7 @@
-"""Scores of trained runs on held-out subjects, beside baselines."""
+"""Scores of trained runs on held-out subjects, beside baselines, with statistics over subjects."""
 
-from harmonet.evaluation.score import Evaluation, Maps, Score, evaluate
+from harmonet.evaluation.result import Evaluation, Maps, MetricCard, Score
+from harmonet.evaluation.score import evaluate
+from harmonet.evaluation.series import run_folders
 
-__all__ = ["Evaluation", "Maps", "Score", "evaluate"]
+__all__ = ["Evaluation", "Maps", "MetricCard", "Score", "evaluate", "run_folders"]

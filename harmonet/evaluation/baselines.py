@@ -1,4 +1,8 @@
-"""What one gets without learning: no claim stands without these beside it."""
+"""What one gets without a network: no claim stands without these beside it.
+
+`identity` and `interpolation` learn nothing. `linear` and `rish_linear` rewrite the interpolated source by what the
+training subjects show, and nothing else: see `fit` for what is learned of each subject.
+"""
 
 import numpy as np
 from numpy.typing import NDArray

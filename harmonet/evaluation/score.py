@@ -1,122 +1,54 @@
-"""Scoring: whole volumes of held-out subjects, the subject as the unit."""
+"""Scoring: whole volumes of held-out subjects, one subject in memory at a time, the subject as the unit."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from harmonet import sh
-from harmonet.build import representation_of, shells_of
-from harmonet.data.duplicates import fingerprint
+from harmonet.build import shells_of
 from harmonet.data.layout import TravellingHeads
-from harmonet.data.represent import represent
-from harmonet.data.resample import resample
-from harmonet.data.scan import truth_scan
-from harmonet.data.splits import PAPER
 from harmonet.data.volumes import Head
-from harmonet.errors import DataError, RunError
-from harmonet.evaluation.baselines import BASELINES
-from harmonet.inference import Filled, Where, predict_stages
-from harmonet.metrics.sh_error import calibration, sh_mse, sh_mse_by_group
-from harmonet.model import Model
+from harmonet.evaluation.baselines import interpolation
+from harmonet.evaluation.floors import Fitted, Lesson, fit, learn
+from harmonet.evaluation.labels import read_labels
+from harmonet.evaluation.measures import ROUTINE, Measures, context_of, measures_of
+from harmonet.evaluation.patches import Errors, Place, patch_errors, patch_tests
+from harmonet.evaluation.predictions import NOISE, Member, Predicted, from_baselines, from_run, members_of, truths_of
+from harmonet.evaluation.result import Evaluation, Floats, Kind, Maps, Score
+from harmonet.evaluation.series import Series, leaks, series_of, tested_subjects
+from harmonet.metrics.image import Image
+from harmonet.metrics.sh_error import calibration
+from harmonet.platforms import target_patch_size
 from harmonet.reading import Reading, read_heads
-from harmonet.runs.folder import Trained, is_complete, load
-from harmonet.runs.train import SINGLES
+from harmonet.runs.folder import Trained
 from harmonet.training.loop import Watch
 
-Floats = NDArray[np.float32]
+ORDER: tuple[Kind, ...] = ("baseline", "floor", "single", "control", "stage")  # of the rows of one series
+SUBJECTS, PAPER = "subjects", "paper"
+PROTOCOLS = (SUBJECTS, PAPER)
 
 
-@dataclass(frozen=True)
-class Score:
-    """Error of one method on one platform of one subject.
+@dataclass(eq=False)
+class _Table:
+    """What is known of the table while it fills."""
 
-    Attributes:
-        method: Baseline, network, or run and stage.
-        platform, subject: What was predicted for whom.
-        against: `target` (the noisy image) or `truth` (the noise-free one, known for simulated data).
-        sh_mse: Mean squared error of the SH coefficients in the target's mask, raw units of S / S0.
-        by_group: The same for each group of channels that the representation names, such as `l = 2`.
-        calibration: Of a method with a variance, the mean of squared error over variance: 1 where it is honest.
-    """
-
-    method: str
-    platform: str
-    subject: str
-    against: str
-    sh_mse: float
-    by_group: Mapping[str, float]
-    calibration: float | None = None
+    measures: Measures
+    labels: str | None
+    protocol: str
+    scores: list[Score] = field(default_factory=list)
+    kinds: dict[str, Kind] = field(default_factory=dict)
+    patches: dict[Place, dict[str, list[Errors]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
-class Maps:
-    """One subject's volumes of one platform for pictures, each (X, Y, Z, C) on the target's grid.
+class _Scene:
+    """One platform of one subject: what predictions are held against."""
 
-    Channels are SH of the signal (order 4) whatever the representation was; one channel for a scalar image.
-    """
-
+    head: Head
     platform: str
-    subject: str
-    mask: NDArray[np.bool_]
-    source: Floats
-    target: Floats
-    truth: Floats | None
-    prediction: Floats
-    method: str
-
-
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """Scores of all methods on all test subjects.
-
-    Attributes:
-        scores: One per method, platform, subject and reference.
-        methods: In the order of the table.
-        platforms: Target platforms.
-        subjects: Test subjects.
-        label: What must be said of the data.
-        leaky: Whether a test subject had been trained on.
-        measure: What the channels are.
-        notes: What reading the subjects had to say, a sentence each.
-        maps: The first subject's volumes.
-    """
-
-    scores: Sequence[Score]
-    methods: Sequence[str]
-    platforms: Sequence[str]
-    subjects: Sequence[str]
-    label: str
-    leaky: bool
-    measure: str
-    notes: Sequence[str]
-    maps: Sequence[Maps]
-
-    def values(self, method: str, platform: str, against: str) -> list[float]:
-        """Errors of one method on one platform, one per subject."""
-        return [s.sh_mse for s in self.scores if (s.method, s.platform, s.against) == (method, platform, against)]
-
-    def as_json(self) -> dict[str, Any]:
-        """Everything but the pictures, for JSON."""
-        return {
-            "label": self.label,
-            "leaky": self.leaky,
-            "measure": self.measure,
-            "notes": list(self.notes),
-            "subjects": list(self.subjects),
-            "platforms": list(self.platforms),
-            "scores": [asdict(score) for score in self.scores],
-        }
-
-    @property
-    def references(self) -> list[str]:
-        """`target`, and `truth` where it is known."""
-        return [name for name in ("target", "truth") if any(s.against == name for s in self.scores)]
-
-
-NOISE = "the target itself"  # its error against truth is the noise in it
+    references: Mapping[str, Image]
+    patch_size: int
 
 
 def evaluate(
@@ -126,97 +58,177 @@ def evaluate(
     *,
     allow_leak: bool = False,
     reading: Reading = Reading(),  # noqa: B008  frozen
+    metrics: Sequence[str] = (ROUTINE,),
+    labels: str | None = None,
+    protocol: str = SUBJECTS,
 ) -> Evaluation:
-    """Errors on the test subjects of every run and of the single networks inside it, beside the baselines.
+    """Scores on the test subjects of every run and of the single networks inside it, beside the baselines.
+
+    Runs of one sweep share rows: each subject is predicted by the runs that held it out, one for each seed.
+
+    Args:
+        runs: Trained runs.
+        dataset: Has the test subjects and, for baselines that learn, the training subjects.
+        watch: Shows the work.
+        allow_leak: Score subjects that were trained on, and mark the result.
+        reading: How acquisitions are read.
+        metrics: Names, `routine`, or `all`.
+        labels: Path of label maps, with `{subject}` and perhaps `{platform}`.
+        protocol: `subjects`, or `paper` for its test over patches beside those over subjects.
 
     Raises:
         RunError: The runs do not belong together, or a test subject was trained on.
-        DataError: A test subject is not in the data set.
+        DataError: A test subject is not in the data set, or a label map cannot be read.
+        NotFoundError: There is no such metric.
     """
-    first = runs[0]
-    subjects = _subjects(runs, dataset)
-    leaky = _leaks(runs, dataset, subjects, allow_leak)
-    members = [member for run in runs for member in _members(run, with_name=len(runs) > 1)]
-    scores: list[Score] = []
+    series = series_of(runs)
+    first = series[0].runs[0]
+    subjects = tested_subjects(series, dataset)
+    leaky = leaks(series, dataset, allow_leak=allow_leak)
+    table = _Table(measures_of(metrics, first.representation), labels, protocol)
+    with_name = len(series) > 1
+    todo = {s: [m for each in series for m in members_of(each, s, with_name=with_name)] for s in subjects}
+    total, done = sum(len(members) for runs_of in todo.values() for members in runs_of), 0
+    floors, notes = _floors(series[0], subjects, dataset, reading, watch)
     maps: list[Maps] = []
-    notes: list[str] = []
-    for number, subject in enumerate(subjects):
+    for subject in subjects:
         head = read_heads(dataset, [subject], first.recipe, lambda *_: None, reading)[0]
         notes += head.notes
-        truths = _truths(dataset, head, first)
-        predicted: dict[str, Filled] = {}
-        for step, (name, run, model) in enumerate(members):
-            watch("evaluating", number * len(members) + step, len(subjects) * len(members), f"{subject}: {name}")
-            predicted |= _predict(name, run, model, head, predicted)
-        for platform in head.targets:
-            rows = _rows(head, platform, predicted, truths)
-            variances = {m: stage.variances[platform] for m, stage in predicted.items() if platform in stage.variances}
-            scores += _scores(head, platform, rows, variances, truths, first.representation.groups())
-            if number == 0:
-                maps.append(_maps(head, platform, rows, truths, first))
-    watch("evaluating", len(subjects) * len(members), len(subjects) * len(members), "done")
+        truths = truths_of(dataset, head, first)
+        scenes = {platform: _scene(head, platform, truths, first, labels) for platform in head.targets}
+        shown: dict[str, Predicted] = {}
+
+        def step(name: str, subject: str = subject) -> None:
+            nonlocal done
+            watch("evaluating", done, total, f"{subject}: {name}")
+            done += 1
+
+        for predicted in _all(head, truths, floors.get(subject, {}), first, todo[subject], step):
+            _add(table, scenes[predicted.platform], predicted)
+            if subject == subjects[0] and predicted.kind in ("single", "stage"):
+                shown[predicted.platform] = predicted
+        if subject == subjects[0]:
+            maps = [_maps(head, shown[platform], truths.get(platform), first) for platform in head.targets]
+    watch("evaluating", total, total, "done")
+    methods = _ordered(table.kinds, series, with_name=with_name)
+    untested = [m for m in methods if table.kinds[m] in ("baseline", "floor")]
+    singles = [m for m in methods if table.kinds[m] == "single"]
     return Evaluation(
-        scores=scores,
-        methods=list(dict.fromkeys(s.method for s in scores)),
+        scores=sorted(table.scores, key=lambda s: subjects.index(s.subject)),
+        methods=methods,
         platforms=first.task.target_names,
         subjects=subjects,
         label=dataset.label,
         leaky=leaky,
         measure=first.representation.measure,
-        notes=notes,
+        notes=[*notes, *table.measures.trouble],
         maps=maps,
+        kinds=table.kinds,
+        metrics=table.measures.cards,
+        prefixes={run.folder: f"{each.name}: " if with_name else "" for each in series for run in each.runs},
+        patched=patch_tests(table.patches, singles, untested),
     )
 
 
-def _rows(
-    head: Head, platform: str, predicted: Mapping[str, Filled], truths: Mapping[str, Floats]
-) -> dict[str, Floats]:
-    """Method to what it says of one platform, in the order of the table: baselines, noise floor, networks, stages."""
-    rows = {name: baseline(head, platform) for name, baseline in BASELINES.items()}
-    if platform in truths:
-        rows[NOISE] = head.targets[platform].channels
-    return rows | {method: stage[platform] for method, stage in predicted.items() if platform in stage}
+def _floors(
+    series: Series, subjects: Sequence[str], dataset: TravellingHeads, reading: Reading, watch: Watch
+) -> tuple[dict[str, dict[str, Fitted]], list[str]]:
+    """Test subject to platform to what its run's training subjects teach, and what is to be said of it.
+
+    Each training subject is read once, alone. One that the data set lacks makes its run's baselines impossible.
+    """
+    trained = {subject: series.holding_out(subject)[0].split.train for subject in subjects}
+    wanted = sorted({name for names in trained.values() for name in names})
+    missing = [name for name in wanted if name not in dataset.subjects]
+    if missing:
+        return {}, [
+            f"linear and rish_linear are not measured: they learn from the training subjects, and {dataset.root.name} "
+            f"lacks {', '.join(missing)}"
+        ]
+    run = series.runs[0]
+    lessons: dict[tuple[str, str], Lesson] = {}
+    for number, name in enumerate(wanted):
+        (head,) = read_heads(dataset, [name], run.recipe, lambda *_: None, reading)
+        for platform in head.targets:
+            lessons[name, platform] = learn(head, platform, run.representation.groups())
+        watch("fitting baselines", number + 1, len(wanted), name)
+    return {
+        subject: {
+            platform: fit(found)
+            for platform in run.task.target_names
+            if (found := [lessons[n, platform] for n in names if (n, platform) in lessons])
+        }
+        for subject, names in trained.items()
+    }, []
 
 
-def _scores(
+def _all(
     head: Head,
-    platform: str,
-    rows: Mapping[str, Floats],
-    variances: Mapping[str, Floats],
     truths: Mapping[str, Floats],
-    groups: Mapping[str, slice],
-) -> Iterator[Score]:
-    """Errors of every method against the target, and against the truth where it is known."""
+    fitted: Mapping[str, Fitted],
+    run: Trained,
+    todo: Sequence[Sequence[Member]],
+    step: Callable[[str], None],
+) -> Iterator[Predicted]:
+    """Everything that is said of one head."""
+    orders = run.representation.groups() if run.representation.uses_gradients else {}
+    for platform in head.targets:
+        yield from from_baselines(head, platform, truths.get(platform), fitted, orders)
+    for members in todo:
+        yield from from_run(members, head, step)
+
+
+def _scene(head: Head, platform: str, truths: Mapping[str, Floats], run: Trained, labels: str | None) -> _Scene:
+    """What predictions of one platform are held against; the images keep their fits for all of them."""
     target = head.targets[platform]
-    references = {"target": target.channels} | ({"truth": truths[platform]} if platform in truths else {})
-    for method, channels in rows.items():
-        for against, reference in references.items():
-            if (method, against) != (NOISE, "target"):
-                yield Score(
-                    method,
-                    platform,
-                    head.subject,
-                    against,
-                    sh_mse(channels, reference, target.mask),
-                    sh_mse_by_group(channels, reference, target.mask, groups),
-                    calibration(channels, variances.get(method), reference, target.mask),
-                )
+    regions = None if labels is None else read_labels(labels, head.subject, platform, target.grid)
+    context = context_of(head, platform, run.representation, regions)
+    channels = {"target": target.channels} | ({"truth": truths[platform]} if platform in truths else {})
+    references = {name: Image(values, target.mask, context) for name, values in channels.items()}
+    edge = target_patch_size(run.recipe.model.patch_size, run.task.upsampling[platform])
+    return _Scene(head, platform, references, edge)
 
 
-def _maps(head: Head, platform: str, rows: Mapping[str, Floats], truths: Mapping[str, Floats], run: Trained) -> Maps:
+def _add(table: _Table, scene: _Scene, predicted: Predicted) -> None:
+    """Add what one prediction scores against the target, and against the truth where it is known."""
+    table.kinds.setdefault(predicted.method, predicted.kind)
+    target, subject, platform = scene.references["target"], scene.head.subject, scene.platform
+    image = target if predicted.method == NOISE else Image(predicted.channels, target.mask, target.context)
+    for against, reference in scene.references.items():
+        if image is reference:
+            continue  # the target against itself
+        values = table.measures.of(image, reference, f"{platform} of {subject}")
+        ratio = calibration(predicted.channels, predicted.variance, reference.channels, target.mask)
+        table.scores.append(Score(predicted.method, platform, subject, against, values, predicted.run, ratio))
+        if table.protocol == PAPER:
+            errors = patch_errors(predicted.channels, reference.channels, target.mask, scene.patch_size)
+            place = (predicted.method, platform, against)
+            table.patches.setdefault(place, {}).setdefault(subject, []).append(errors)
+
+
+def _ordered(kinds: Mapping[str, Kind], series: Sequence[Series], *, with_name: bool) -> list[str]:
+    """Rows: baselines, then each series' networks alone, their mean, its stages; as they came within each."""
+    names = [each.name for each in series]
+
+    def place(method: str) -> tuple[int, int]:
+        owner = names.index(method.partition(": ")[0]) + 1 if with_name and ": " in method else 0
+        return owner, ORDER.index(kinds[method])
+
+    return sorted(kinds, key=place)
+
+
+def _maps(head: Head, predicted: Predicted, truth: Floats | None, run: Trained) -> Maps:
     """What the pictures show: the source, interpolated, beside the last method's prediction and the references."""
-    target, last = head.targets[platform], list(rows)[-1]
-    view = _view(run)
-    truth = truths.get(platform)
+    target, view = head.targets[predicted.platform], _view(run)
     return Maps(
-        platform,
+        predicted.platform,
         head.subject,
         target.mask,
-        source=view(rows["interpolation"]),
+        source=view(interpolation(head, predicted.platform)),
         target=view(target.channels),
         truth=None if truth is None else view(truth),
-        prediction=view(rows[last]),
-        method=last,
+        prediction=view(predicted.channels),
+        method=predicted.method,
     )
 
 
@@ -226,95 +238,10 @@ def _view(run: Trained) -> Callable[[Floats], Floats]:
         return lambda channels: channels
     directions = sh.spread(60)
     bvals = np.full(len(directions), shells_of(run.task)[0])
-    decode, fit = run.representation.decoder(bvals, directions), sh.fit_matrix(directions, 4, 0.0).T
+    decode, fit_order = run.representation.decoder(bvals, directions), sh.fit_matrix(directions, 4, 0.0).T
 
     def view(channels: Floats) -> Floats:
         signal = decode(channels.reshape(-1, channels.shape[-1]))
-        return np.asarray(signal @ fit, dtype=np.float32).reshape(*channels.shape[:3], -1)
+        return np.asarray(signal @ fit_order, dtype=np.float32).reshape(*channels.shape[:3], -1)
 
     return view
-
-
-def _subjects(runs: Sequence[Trained], dataset: TravellingHeads) -> tuple[str, ...]:
-    """The test subjects that all runs share."""
-    first = runs[0]
-    names = [run.folder.resolve().name for run in runs]
-    if len(set(names)) < len(names):
-        raise RunError(f"runs in one table need different names, found {', '.join(names)}: rename a folder.")
-    for run in runs[1:]:
-        if run.task != first.task or run.recipe.representation != first.recipe.representation:
-            raise RunError(f"{run.folder} and {first.folder} predict other platforms or channels: evaluate them apart.")
-        if run.split.test != first.split.test:
-            raise RunError(
-                f"{run.folder} tests on {', '.join(run.split.test)}, {first.folder} on {', '.join(first.split.test)}: "
-                "runs in one table need the same test subjects."
-            )
-    missing = set(first.split.test) - set(dataset.subjects)
-    if missing:
-        raise DataError(
-            f"{dataset.root} lacks the test subjects {', '.join(sorted(missing))}: "
-            f"it has {', '.join(dataset.subjects)}; give the data set that the run was split on."
-        )
-    return first.split.test
-
-
-def _leaks(runs: Sequence[Trained], dataset: TravellingHeads, subjects: Sequence[str], allow_leak: bool) -> bool:
-    """Whether a test subject trained a run, under its own or another name; refused unless allowed or asked for."""
-    if any(run.split.scheme == PAPER for run in runs):
-        return True  # the recipe asked for it by name
-    trained = {name for run in runs for name in (*run.split.train, *run.split.validation)}
-    images: dict[str, str] = {image: name for run in runs for name, image in run.facts["images"].items()}
-    source = runs[0].task.source.name
-    for name in subjects:
-        other = images.get(fingerprint(dataset.acquisition(name, source).dwi))
-        if name in trained or other is not None:
-            if allow_leak:
-                return True
-            which = name if other in (None, name) else f"{name}, who is {other} of the run,"
-            raise RunError(f"{which} trained a run: test on others, or use --allow-leak to mark the result.")
-    return False
-
-
-def _members(run: Trained, *, with_name: bool) -> Iterator[tuple[str, Trained, Model]]:
-    """Each single network as it was pre-trained, then the run's own model."""
-    prefix = f"{run.folder.resolve().name}: " if with_name else ""
-    for folder in sorted((run.folder / SINGLES).glob("*")):
-        if is_complete(folder):
-            single = load(folder)
-            ((_, network),) = single.networks.items()
-            yield f"{prefix}{network}", single, single.model
-    if run.recipe.model.fusion is not None:
-        yield f"{prefix}{run.recipe.model.fusion}", run, run.model
-    elif not (run.folder / SINGLES).is_dir():
-        ((_, network), *_) = run.networks.items()
-        yield f"{prefix}{network}", run, run.model
-
-
-def _predict(name: str, run: Trained, model: Model, head: Head, before: Mapping[str, Filled]) -> dict[str, Filled]:
-    """Method name to raw channels by platform, one method per stage, added to what the method predicted before."""
-    source = run.standardise_source.standardisation_for(head.source).apply(head.source)
-    where = {p: Where(head.targets[p].grid, head.alignments[p]) for p in run.task.target_names if p in head.targets}
-    stages = predict_stages(model, source, head.source.mask, where, run.recipe.model.patch_size)
-    found = {}
-    for number, stage in enumerate(stages):
-        method = f"{name}, stage {number}" if len(stages) > 1 else name
-        found[method] = raw = before.get(method, Filled())
-        for platform, channels in stage.items():
-            raw[platform] = run.standardise[platform].invert(channels)
-        for platform, variance in stage.variances.items():
-            raw.variances[platform] = variance * run.standardise[platform].std.astype(np.float32) ** 2
-    return found
-
-
-def _truths(dataset: TravellingHeads, head: Head, run: Trained) -> dict[str, Floats]:
-    """Noise-free channels of each target platform, where the data set has them, on the target's grid."""
-    encoder, shells = representation_of(run.recipe), shells_of(run.task)
-    found = {}
-    for platform, target in head.targets.items():
-        scan = truth_scan(dataset.acquisition(head.subject, platform))
-        if scan is not None:
-            volume = represent(scan, encoder, shells)
-            found[platform] = volume.channels
-            if not volume.grid.same_as(target.grid):  # the target was resampled
-                found[platform], _ = resample(volume.channels, volume.mask, volume.grid, target.grid)
-    return found

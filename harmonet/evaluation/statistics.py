@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harmonet.errors import DataError
-from harmonet.evaluation.significance import SignedRank, signed_rank
+from harmonet.evaluation.significance import SignedRank, signed_rank, smallest_p
 
 Errors = Mapping[str, float]  # subject to error
 Floats = NDArray[np.float64]
 
 LEVEL = 0.95
+COVERAGE = {3: 75, 5: 84, 10: 90, 20: 93}  # subjects: percent of intervals that held the mean, measured: see Interval
 ENUMERATED = 10  # subjects: up to here all resamples are enumerated (92,378 distinct ones), above they are drawn
 RESAMPLES = 10_000  # drawn above that
 SEED = 0
@@ -96,6 +97,24 @@ class Comparison:
     gain_interval: Interval | None
     signed_rank: SignedRank
     worst: Worst
+
+
+def caution(n: int) -> str:
+    """What must be said beside intervals and tests of n subjects.
+
+    >>> caution(1)
+    'One subject shows no spread: there is no interval and no test.'
+    >>> caution(5)
+    'With 5 subjects no p can be below 0.0625, and 95 % intervals are too narrow: they hold the mean in about 84 %.'
+    """
+    if n < 2:
+        return "One subject shows no spread: there is no interval and no test."
+    least = f"With {n} subjects no p can be below {smallest_p(n):.3g}"
+    if n > max(COVERAGE):
+        return f"{least}; 95 % intervals of few subjects are slightly too narrow."
+    above = min(size for size in COVERAGE if size >= n)
+    held = f"{'about' if above == n else 'under'} {COVERAGE[above]} %"
+    return f"{least}, and 95 % intervals are too narrow: they hold the mean in {held}."
 
 
 def seed_means(errors: Mapping[str, Sequence[float]]) -> dict[str, float]:

@@ -17,10 +17,10 @@ from harmonet.files import foreign_in, staged, write_whole
 from harmonet.report.figures import by_group, error_bars, frames, picture
 from harmonet.report.scored import BASELINES, NOISE, EvaluationLike, MapsLike, summary
 from harmonet.report.slices import ORIENTATION
-from harmonet.report.verdict import answer_of, headline, verdicts
+from harmonet.report.verdict import answer_of, headline, one_of_each, verdicts
 from harmonet.runs import Trained
 
-PAGE, SCORES, TABLE, FIGURES = "report.html", "scores.json", "scores.csv", "figures"
+PAGE, SCORES, TABLE, FIGURES, TABLES = "report.html", "scores.json", "scores.csv", "figures", "tables"
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -43,7 +43,7 @@ class Cell:
 
 
 def write_report(evaluation: EvaluationLike, runs: Sequence[Trained], out: Path) -> Path:
-    """The page's path, `out`/report.html; beside it scores.json, scores.csv and figures/.
+    """The page's path, `out`/report.html; beside it scores.json, scores.csv, figures/ and tables/.
 
     Everything is made aside and takes the place of `out` as a whole. A report that was there before is replaced.
 
@@ -63,6 +63,8 @@ def write_report(evaluation: EvaluationLike, runs: Sequence[Trained], out: Path)
         write_whole(folder / PAGE, _render(content).encode())
         write_whole(folder / SCORES, (json.dumps(_finite(evaluation.as_json()), indent=1) + "\n").encode())
         write_whole(folder / TABLE, _csv(evaluation).encode())
+        for name, text in evaluation.files().items():
+            write_whole(folder / TABLES / name, text.encode())
     problems: list[str] = content["problems"]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -77,7 +79,7 @@ def refuse_foreign(out: Path) -> None:
         return
     if not place.is_dir():
         raise OutputError(f"{out} exists and is no folder: choose another name.")
-    foreign = foreign_in(place, (PAGE, SCORES, TABLE, FIGURES))
+    foreign = foreign_in(place, (PAGE, SCORES, TABLE, FIGURES, TABLES))
     if foreign or (any(place.iterdir()) and not (place / SCORES).is_file()):
         found = f"it holds {foreign}" if foreign else f"there is no {SCORES} in it"
         raise OutputError(f"{out} exists and is no report of harmonet ({found}): choose another folder.")
@@ -101,7 +103,7 @@ def _content(evaluation: EvaluationLike, runs: Sequence[Trained], folder: Path) 
     return {
         "evaluation": evaluation,
         "headline": headline(evaluation, runs),
-        "verdicts": [verdict for run in runs for verdict in verdicts(evaluation, run, runs)],
+        "verdicts": [v for run in one_of_each(evaluation, runs) for v in verdicts(evaluation, run)],
         "columns": [(p, r) for p in evaluation.platforms for r in evaluation.references],
         "rows": _rows(evaluation, runs),
         "measure": evaluation.measure,
@@ -210,7 +212,7 @@ def _number(value: Any) -> str:
 def _rows(evaluation: EvaluationLike, runs: Sequence[Trained]) -> list[tuple[str, str, list[Cell]]]:
     """Method, its kind (`answer`, `floor`, `baseline`, `network`), and a cell per platform and reference."""
     columns = [(p, r) for p in evaluation.platforms for r in evaluation.references]
-    answers = {answer_of(evaluation, run, runs, platform) for run in runs for platform in evaluation.platforms}
+    answers = {answer_of(evaluation, run, platform) for run in runs for platform in evaluation.platforms}
     lowest = {}
     for platform, reference in columns:  # the noise in the target is no method and wins nothing
         found = [evaluation.values(m, platform, reference) for m in evaluation.methods if m != NOISE]
@@ -245,12 +247,12 @@ def _finite(value: Any) -> Any:
 
 
 def _csv(evaluation: EvaluationLike) -> str:
-    """A line per score; errors in squared units of the channels, not scaled."""
-    groups = list(dict.fromkeys(name for score in evaluation.scores for name in score.by_group))
+    """A line per score, a column per metric; nothing is scaled, and what was not measured is empty."""
+    names = list(dict.fromkeys(name for score in evaluation.scores for name in score.values))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["method", "platform", "subject", "against", "sh_mse", *(f"sh_mse {name}" for name in groups)])
+    writer.writerow(["method", "platform", "subject", "against", "run", *names])
     for s in evaluation.scores:
-        parts = [s.by_group.get(name, "") for name in groups]
-        writer.writerow([s.method, s.platform, s.subject, s.against, s.sh_mse, *parts])
+        numbers = ["" if (value := s.values.get(name)) is None else value for name in names]
+        writer.writerow([s.method, s.platform, s.subject, s.against, s.run, *numbers])
     return out.getvalue()

@@ -3,6 +3,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Protocol
 
@@ -11,13 +12,19 @@ from numpy.typing import NDArray
 
 SCALE = 1e3  # errors are shown in units of 1e-3
 INTERPOLATION, NOISE = "interpolation", "the target itself"  # as an evaluation names them
-BASELINES = {"identity": "#bbbbbb", INTERPOLATION: "#888888", NOISE: "#555555"}  # name to colour
+BASELINES = {  # name to colour
+    "identity": "#cccccc",
+    INTERPOLATION: "#aaaaaa",
+    "linear": "#8c8c8c",
+    "rish_linear": "#737373",
+    NOISE: "#555555",
+}
 
 Mask = NDArray[np.bool_]
 
 
 class ScoreLike(Protocol):
-    """Error of one method on one platform of one subject."""
+    """What one method of one run reached on one platform of one subject."""
 
     @property
     def method(self) -> str: ...
@@ -31,6 +38,10 @@ class ScoreLike(Protocol):
     def sh_mse(self) -> float: ...
     @property
     def by_group(self) -> Mapping[str, float]: ...
+    @property
+    def run(self) -> str: ...
+    @property
+    def values(self) -> Mapping[str, float | None]: ...
 
 
 class MapsLike(Protocol):
@@ -77,6 +88,11 @@ class EvaluationLike(Protocol):
     def maps(self) -> Sequence[MapsLike]: ...
     @property
     def references(self) -> Sequence[str]: ...
+    @property
+    def singles(self) -> Sequence[str]: ...
+    @property
+    def prefixes(self) -> Mapping[Path, str]: ...
+    def files(self) -> Mapping[str, str]: ...
     def values(self, method: str, platform: str, against: str) -> Sequence[float]: ...
     def as_json(self) -> dict[str, Any]: ...
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from harmonet.report.scored import BASELINES, INTERPOLATION, SCALE, EvaluationLike
+from harmonet.report.scored import INTERPOLATION, SCALE, EvaluationLike
 from harmonet.runs import Trained
 
 SAME = 0.005  # errors that differ by less than this fraction are called the same
@@ -19,9 +19,9 @@ class Verdict:
     tone: str
 
 
-def answer_of(evaluation: EvaluationLike, run: Trained, runs: Sequence[Trained], platform: str) -> str | None:
+def answer_of(evaluation: EvaluationLike, run: Trained, platform: str) -> str | None:
     """The method that is a run's final answer on a platform: its last stage, or the network that it chose."""
-    prefix = f"{run.folder.resolve().name}: " if len(runs) > 1 else ""
+    prefix = evaluation.prefixes.get(run.folder, "")
     reference = evaluation.references[-1]
     own = [m for m in evaluation.methods if m.startswith(prefix) and evaluation.values(m, platform, reference)]
     staged = [m for m in own if ", stage " in m]
@@ -29,19 +29,12 @@ def answer_of(evaluation: EvaluationLike, run: Trained, runs: Sequence[Trained],
     return next(reversed(staged or chosen), None)
 
 
-def _singles(evaluation: EvaluationLike) -> list[str]:
-    """The single networks of the table; the first stages where the networks alone were not scored."""
-    learned = [method for method in evaluation.methods if method not in BASELINES]
-    alone = [method for method in learned if ", stage " not in method]
-    return alone or [method for method in learned if method.endswith(", stage 0")]
-
-
 def _rivals(evaluation: EvaluationLike, answer: str, platform: str) -> dict[str, tuple[str, float]]:
     """What an answer must beat, in words, to its method and mean error."""
     reference = evaluation.references[-1]
     means = {m: mean(v) for m in evaluation.methods if (v := evaluation.values(m, platform, reference)) and m != answer}
     rivals = {}
-    singles = [m for m in _singles(evaluation) if m in means and math.isfinite(means[m])]
+    singles = [m for m in evaluation.singles if m in means and math.isfinite(means[m])]
     if singles:
         best = min(singles, key=means.__getitem__)
         rivals["the best single network"] = (best, means[best])
@@ -53,11 +46,11 @@ def _rivals(evaluation: EvaluationLike, answer: str, platform: str) -> dict[str,
     return rivals
 
 
-def verdicts(evaluation: EvaluationLike, run: Trained, runs: Sequence[Trained]) -> Iterator[Verdict]:
+def verdicts(evaluation: EvaluationLike, run: Trained) -> Iterator[Verdict]:
     """One sentence per platform, on the mean over the test subjects."""
     reference = evaluation.references[-1]
     for platform in evaluation.platforms:
-        answer = answer_of(evaluation, run, runs, platform)
+        answer = answer_of(evaluation, run, platform)
         if answer is None:
             continue
         error = mean(evaluation.values(answer, platform, reference))
@@ -91,12 +84,17 @@ def _compare(error: float, other: float, named: str) -> tuple[str, str]:
     return f"worse, {how_much} {named}", "bad"
 
 
+def one_of_each(evaluation: EvaluationLike, runs: Sequence[Trained]) -> list[Trained]:
+    """The first run of each sweep: the others share its rows."""
+    return list({evaluation.prefixes.get(run.folder, ""): run for run in reversed(runs)}.values())[::-1]
+
+
 def headline(evaluation: EvaluationLike, runs: Sequence[Trained]) -> str:
     """How often the final answers end below their rivals; counted, with no claim beyond the count."""
     wins: dict[str, list[bool]] = {}
-    for run in runs:
+    for run in one_of_each(evaluation, runs):
         for platform in evaluation.platforms:
-            answer = answer_of(evaluation, run, runs, platform)
+            answer = answer_of(evaluation, run, platform)
             if answer is None:
                 continue
             error = mean(evaluation.values(answer, platform, evaluation.references[-1]))

@@ -9,7 +9,8 @@ from harmonet.runs.folder import CHECKPOINTS, HISTORY
 from harmonet.runs.material import Material
 from harmonet.training.checkpoint import Checkpoints
 from harmonet.training.history import History
-from harmonet.training.loop import Outcome, fit
+from harmonet.training.loop import fit
+from harmonet.training.outcome import Outcome
 from harmonet.training.schedule import Manner, Schedule
 from harmonet.training.trackers import trackers
 from harmonet.training.validation import mean_of_answers, validate

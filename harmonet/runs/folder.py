@@ -27,8 +27,10 @@ from harmonet.model import Model
 from harmonet.platforms import Task
 from harmonet.recipe import Recipe, read_recipe, to_toml
 from harmonet.representation import Representation
+from harmonet.runs.providers import providers_of, refuse_other_providers
+from harmonet.training.difference import first_difference
 
-FORMAT = 1
+FORMAT = 2  # raise it where a run of the one before could not be loaded, or would predict something else
 MODEL, RECIPE, WEIGHTS, HISTORY = "model.json", "recipe.toml", "weights.safetensors", "history.jsonl"
 CHECKPOINTS = "checkpoints"
 PARTS = ("train", "validation", "test")
@@ -119,6 +121,7 @@ def write_run(
         "harmonet": version("harmonet"),
         "torch": torch.__version__,
         **facts,
+        "providers": providers_of(recipe, networks.values()),
         "networks": dict(networks),
         "options": options or {p: [options_of(recipe, name)] for p, name in networks.items()},
         "restandardised": {p: [times_wrapped(m) for m in members_of(net)] for p, net in model.singles.items()},
@@ -142,7 +145,7 @@ def load(folder: Path | str) -> Trained:
 
     Raises:
         NotFoundError: There is no run, or it is unfinished.
-        RunError: A file was changed or damaged.
+        RunError: A file was changed or damaged, or the run needs another harmonet, plugin or version of one.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -150,20 +153,20 @@ def load(folder: Path | str) -> Trained:
     if not is_complete(folder):
         raise NotFoundError(f"{folder} holds no finished run (no {MODEL}): finish it with `harmonet train --resume`.")
     facts = _read_facts(folder)
+    refuse_other_providers(folder, facts["providers"])
     recipe = read_recipe(folder / RECIPE)
     networks: dict[str, str] = facts["networks"]
     options: dict[str, list[dict[str, Any]]] = facts["options"]
-    maps: dict[str, list[int]] = facts.get("restandardised", {})  # runs of older versions have none
+    maps: dict[str, list[int]] = facts["restandardised"]
     singles = {p: build_members(recipe, p, names, options[p], maps.get(p)) for p, names in networks.items()}
     model = model_for(recipe, singles, networks)
     weights = safetensors.torch.load_file(folder / WEIGHTS)
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
+    if difference := first_difference(weights, model.state_dict()):
         raise RunError(
-            f"the weights in {folder} do not fit the model that its recipe builds here: "
-            f"was it trained with another version of a plugin? {str(error).splitlines()[-1].strip()}"
-        ) from None
+            f"the weights in {folder} do not fit the model that its recipe builds here, {difference}: undo what was "
+            "changed in its networks or fusion, or train again."
+        )
+    model.load_state_dict(weights)
     model.eval()
     statistics = {name: _from_json(s, name) for name, s in facts["standardisation"].items()}
     return Trained(
@@ -205,7 +208,12 @@ def _read_facts(folder: Path) -> dict[str, Any]:
             f"{folder / MODEL} is damaged ({error}): train again, or copy the run from its source."
         ) from None
     if known != FORMAT:
-        raise RunError(f"{folder} has run format {known}, this harmonet reads {FORMAT}: use the version that wrote it.")
+        writer = f"harmonet {facts.get('harmonet', 'of unknown version')}"
+        again = f", or train again from {folder / RECIPE}" if isinstance(known, int) and known < FORMAT else ""
+        raise RunError(
+            f"{folder} has run format {known} of {writer}, but this harmonet {version('harmonet')} reads format "
+            f"{FORMAT}: use {writer}{again}."
+        )
     for name, digest in artefacts.items():
         path = folder / name
         if not path.is_file():

@@ -1,5 +1,6 @@
 """What every part of one training shares: who trains, on what, and how patches are fed."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -154,7 +155,8 @@ def gather(
     }
     gradients = {name: next(h.targets[name].gradients for h in train if name in h.targets) for name in targets}
     size = sum(v.channels.nbytes for head in heads.values() for v in (head.source, *head.targets.values()))
-    store = out / FEED if size > free_memory() // 2 else None
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # on this machine, each with all volumes
+    store = out / FEED if size > free_memory() // 2 // processes else None
     if store is not None:
         reading.say(f"the volumes take {size / 1e9:.1f} GB, more than half of the free memory: patches come from files")
     return Material(

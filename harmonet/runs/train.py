@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from harmonet.build import (
 from harmonet.data.layout import TravellingHeads
 from harmonet.data.standardise import Standardisation
 from harmonet.errors import DataError, OutputError, RecipeError
-from harmonet.files import foreign_in, write_whole
+from harmonet.files import PARTIAL, foreign_in, sweep_partial, write_whole
 from harmonet.model import Model
 from harmonet.reading import INPUTS as INPUTS_CHECK
 from harmonet.reading import Reading
@@ -44,14 +45,17 @@ from harmonet.runs.folder import (
 from harmonet.runs.lock import LOCK, locked
 from harmonet.runs.material import FEED, Material, gather, split_of
 from harmonet.runs.members import first_composition, pinned_runs, word_of
+from harmonet.runs.providers import PROVIDERS, keep_providers, providers_of
+from harmonet.runs.tuning import TUNING, adopted, as_json, is_tuned, refuse_untunable, tune, tuned
 from harmonet.training.engine import ALONE, Engine, deterministic
-from harmonet.training.loop import Outcome, Watch
+from harmonet.training.loop import Watch
 from harmonet.training.objective import check_objective
+from harmonet.training.outcome import Outcome
 from harmonet.training.trackers import check_trackers
 
 SINGLES = "singles"
 INPUTS = "inputs.json"  # SHA-256 of every file that was read
-PARTS = (RECIPE, WEIGHTS, HISTORY, MODEL, CURVES, CHECKPOINTS, FEED, INPUTS, LOCK)  # beside singles/
+PARTS = (RECIPE, WEIGHTS, HISTORY, MODEL, CURVES, CHECKPOINTS, FEED, INPUTS, PROVIDERS, TUNING, LOCK)  # beside singles/
 
 
 def train(
@@ -64,6 +68,7 @@ def train(
     force: bool = False,
     reading: Reading = Reading(),  # noqa: B008  frozen
     engine: Engine = ALONE,
+    measure: bool = False,
 ) -> Trained:
     """Train the singles, choose among candidates by validation error, train the composition.
 
@@ -78,15 +83,20 @@ def train(
         force: Replace a finished or unfinished run.
         reading: How acquisitions are read.
         engine: Where it computes, and with whom; the process of rank 0 alone writes.
+        measure: Choose threads, optimiser and compiling by measuring, as `harmonet.runs.tuning` does.
 
     Raises:
         DataError: Subjects cannot be split, one of them is there twice, or a file is unusable.
         OutputError: `out` exists, and neither `resume` nor `force` was given; or another process trains there.
     """
     split = split_of(recipe, dataset)
-    _refuse_taken(out, recipe, resume=resume, force=force)
+    refuse_taken(out, recipe, resume=resume, force=force)
     if is_complete(out) and not force:
         return load(out)
+    resume = resume and (out / RECIPE).is_file()  # what was killed before it had begun is begun
+    recipe = adopted(out, recipe) if resume else recipe
+    if measure:
+        refuse_untunable(out, engine, resume=resume)
     check_trackers(recipe.training.trackers)
     check_objective(recipe.loss.model_dump(), representation_of(recipe).groups())
     if recipe.training.threads:
@@ -94,13 +104,23 @@ def train(
     plan = first_composition(recipe)  # before anything is read or trained: what does not fit ends here
     material = gather(recipe, dataset, split, out, watch, reading, engine)  # bad data end here, with nothing written
     pinned = pinned_runs(material, reading)
+    tuning = tune(material, plan[0]) if measure and not (resume and is_tuned(out)) else None
+    if tuning is not None:
+        reading.say(str(tuning))
+        recipe = tuned(recipe, tuning)
+        material = replace(material, recipe=recipe)
+        torch.set_num_threads(recipe.training.threads)
     engine.wait()  # until all have seen the folder as it was
     with deterministic(recipe.training.deterministic), locked(out) if engine.leads else nullcontext():
         if engine.leads:
-            _refuse_taken(out, recipe, resume=resume, force=force)  # another may have begun since
-            if force:
-                _empty(out)
+            refuse_taken(out, recipe, resume=resume, force=force)  # another may have begun since
+            sweep_partial(out)
+            if not resume:
+                _empty(out)  # what `force` replaces, or what was written before the recipe of a run that never began
             _refuse_changed(out / INPUTS, material.inputs, reading)
+            keep_providers(out, providers_of(recipe))
+            if tuning is not None:
+                write_whole(out / TUNING, as_json(tuning))  # first, since the recipe is compared with what it says
             write_whole(out / RECIPE, to_toml(recipe).encode())
             write_whole(out / INPUTS, (json.dumps(material.inputs, indent=1) + "\n").encode())
         engine.wait()
@@ -186,18 +206,19 @@ def _refuse_changed(path: Path, inputs: Mapping[str, Mapping[str, str]], reading
     reading.say(f"accepted: {words}")
 
 
-def _refuse_taken(out: Path, recipe: Recipe, *, resume: bool, force: bool) -> None:
+def refuse_taken(out: Path, recipe: Recipe, *, resume: bool, force: bool) -> None:
     """Refuse a folder that is not new, unless it is to be resumed with the same recipe or replaced."""
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file: choose a folder for the run.")
-    if out.is_dir() and any(path.name != LOCK for path in out.iterdir()):
+    partial = [path.name for path in out.glob(PARTIAL)] if out.is_dir() else []  # what a killed training left aside
+    if out.is_dir() and foreign_in(out, (LOCK, PROVIDERS, TUNING, *partial)):
         if not (out / RECIPE).is_file():
             raise OutputError(f"{out} exists, is not empty and holds no run: choose another folder.")
-        if force and (foreign := foreign_in(out, (*PARTS, SINGLES))):
+        if force and (foreign := foreign_in(out, (*PARTS, SINGLES, *partial))):
             raise OutputError(f"{out} holds {foreign}, which is no part of a run: choose another folder.")
         if not (resume or force):
             raise OutputError(f"{out} holds a run: add --resume to continue it, --force to replace it.")
-        if resume and read_recipe(out / RECIPE) != recipe:
+        if resume and read_recipe(out / RECIPE) != adopted(out, recipe):
             raise OutputError(
                 f"{out} was begun with another recipe: resume with {out / RECIPE}, or choose another folder."
             )
@@ -207,6 +228,8 @@ def _candidate(material: Material, platform: str, candidate: str, out: Path) -> 
     """One candidate trained now, or found finished: a single network, a run of its own."""
     folder = out / SINGLES / f"{platform}.{candidate}"
     if not is_complete(folder):
+        if material.engine.leads:
+            sweep_partial(folder)
         recipe = single_recipe(material.recipe, platform, candidate)
         network = network_for(material.recipe, platform, candidate)
         _tell_statistics(network, candidate, material, platform)
@@ -249,7 +272,10 @@ def single_recipe(recipe: Recipe, platform: str, candidate: str) -> Recipe:
     # It reads the shells that all targets share, also where its own target has more.
     shells = list(shells_of(recipe.task))
     targets = [t.model_copy(update={"shells": shells}) for t in recipe.target if t.name == platform]
-    return recipe.model_copy(update={"model": model, "target": targets})
+    # Of one network alone, nothing is weighed against anything: factors on losses and rates are the composition's.
+    loss = recipe.loss.model_copy(update={"platforms": {}})
+    training = recipe.training.model_copy(update={"rates": {}})
+    return recipe.model_copy(update={"model": model, "target": targets, "loss": loss, "training": training})
 
 
 def _validation_error(material: Material, platform: str, run: Trained) -> float:

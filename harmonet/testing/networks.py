@@ -40,7 +40,7 @@ from harmonet.testing.harness import (
     through_a_recipe,
 )
 from harmonet.testing.impulse import response, shift
-from harmonet.training.loop import penalty
+from harmonet.training.loss import penalty
 
 CHANNELS = 6  # SH order 2
 PATCH = 7

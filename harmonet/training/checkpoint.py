@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from harmonet.errors import RunError
+from harmonet.errors import OutputError, RunError
 from harmonet.files import sweep_partial, write_whole
 
 NEXT, LAST, BEFORE = "next.pt", "last.pt", "before.pt"
@@ -30,6 +30,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, say: Callable[[str], None] = lambda _: None) -> None:
         self.folder, self._say = folder, say
+        self._damaged: list[Path] = []
 
     def save(self, state: dict[str, Any]) -> None:
         """Keep a state of tensors, numbers, strings, lists and dicts; at any instant one whole state is on disk.
@@ -41,12 +42,17 @@ class Checkpoints:
         torch.save(state, buffer)
         content = buffer.getvalue()
         digest = hashlib.sha256(content).hexdigest().encode()
-        fresh = self.folder / NEXT
-        write_whole(fresh, MAGIC + digest + b"\n" + content)
-        last = self.folder / LAST
-        if last.exists():
-            last.replace(self.folder / BEFORE)
-        fresh.replace(last)
+        fresh, last = self.folder / NEXT, self.folder / LAST
+        try:
+            for path in self._damaged:  # not to be taken for a state again; kept for whoever wants to know why
+                path.replace(path.with_suffix(".bad"))
+            self._damaged = []
+            write_whole(fresh, MAGIC + digest + b"\n" + content)
+            if last.exists():
+                last.replace(self.folder / BEFORE)
+            fresh.replace(last)
+        except OSError as error:
+            raise OutputError(f"{self.folder} cannot be written ({error.strerror}): choose another place.") from error
 
     def load(self) -> dict[str, Any] | None:
         """The newest whole state; None where nothing was saved.
@@ -56,6 +62,7 @@ class Checkpoints:
         """
         sweep_partial(self.folder)
         damaged: list[str] = []
+        self._damaged = []
         for name in (NEXT, LAST, BEFORE):  # the first is there after a kill between the renames
             path = self.folder / name
             if not path.exists():
@@ -64,9 +71,10 @@ class Checkpoints:
                 state = _read(path)
             except ValueError as error:
                 damaged.append(f"{path} ({error})")
+                self._damaged.append(path)
                 continue
             if damaged:
-                self._say(f"checkpoint {damaged[0]} is damaged: training goes on from the one before")
+                self._say(f"checkpoint {' and '.join(damaged)} is damaged: training goes on from the one before")
             return state
         if damaged:
             raise RunError(
@@ -78,7 +86,10 @@ class Checkpoints:
 
 def _read(path: Path) -> dict[str, Any]:
     """The state in a file; ValueError says what is wrong with it."""
-    head, _, content = path.read_bytes().partition(b"\n")
+    try:
+        head, _, content = path.read_bytes().partition(b"\n")
+    except OSError as error:  # such as a failing disk's
+        raise ValueError(f"it cannot be read: {error.strerror}") from None
     if not head.startswith(MAGIC):
         raise ValueError("it does not begin as one")
     if hashlib.sha256(content).hexdigest().encode() != head.removeprefix(MAGIC):

@@ -49,9 +49,11 @@ class Engine:
         if self.ranks == 1:
             return model
         if self.shard:
+            from torch.distributed.device_mesh import init_device_mesh
             from torch.distributed.fsdp import fully_shard
 
-            fully_shard(model)  # in place
+            # In place. The mesh is named, since by itself it would lie on a GPU wherever there is one.
+            fully_shard(model, mesh=init_device_mesh(self.device.type, (self.ranks,)))
             return model
         # A rank's patches may lack a platform, whose networks then get no gradient there.
         return nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
@@ -60,9 +62,22 @@ class Engine:
         """Whole weights and optimiser state, whoever holds which part of them; every rank must ask."""
         if not self.shard:
             return model.state_dict(), optimiser.state_dict()
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
 
-        return get_state_dict(model, optimiser, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+        weights = self.weights(model)  # first: it shards again what a validation gathered, as the optimiser knows it
+        # Of an optimiser that has taken no step, torch would take one to see its state, and the first would be another.
+        whole = StateDictOptions(full_state_dict=True)
+        moments = get_optimizer_state_dict(model, optimiser, options=whole) if optimiser.state else {}
+        return weights, moments
+
+    def weights(self, model: nn.Module) -> dict[str, Any]:
+        """Whole weights; every rank must ask."""
+        if not self.shard:
+            return model.state_dict()
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        # Not `cpu_offload`, which would give rank 0 alone the whole.
+        return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
 
     def restore(self, model: nn.Module, optimiser: Optimizer, weights: dict[str, Any], moments: dict[str, Any]) -> None:
         """Put back what `states` gave."""
@@ -70,10 +85,12 @@ class Engine:
             model.load_state_dict(weights)
             optimiser.load_state_dict(moments)
             return
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
+        from torch.distributed.checkpoint import state_dict as whole_state
 
-        whole = StateDictOptions(full_state_dict=True)
-        set_state_dict(model, optimiser, model_state_dict=weights, optim_state_dict=moments, options=whole)
+        options = whole_state.StateDictOptions(full_state_dict=True)
+        whole_state.set_model_state_dict(model, weights, options=options)
+        if moments:
+            whole_state.set_optimizer_state_dict(model, optimiser, moments, options=options)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision, around a forward pass."""
@@ -89,7 +106,13 @@ class Engine:
 
     def any(self, flag: bool) -> bool:
         """Whether any rank says so: all of them act alike."""
-        return bool(self.sum(torch.tensor(float(flag), device=self.device)))
+        return flag if self.ranks == 1 else bool(self.sum(torch.tensor(float(flag), device=self.device)))
+
+    def leaders(self, value: float) -> float:
+        """The number that rank 0 has: what a clock says differs between ranks, and what they do must not."""
+        if self.ranks == 1:
+            return value
+        return float(self.sum(torch.tensor(value if self.leads else 0.0, dtype=torch.float64, device=self.device)))
 
     def wait(self) -> None:
         """Until every rank is here."""
@@ -110,7 +133,7 @@ def launched(device: str = "auto", precision: str = "float32", *, shard: bool = 
         shard: FSDP2 and not DDP.
 
     Raises:
-        RunError: The device is not there, or cannot compute in that precision.
+        RunError: The device is not there, or cannot compute in that precision; inside, another process has ended.
     """
     ranks, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     place = _device(device, int(os.environ.get("LOCAL_RANK", "0")))
@@ -122,6 +145,13 @@ def launched(device: str = "auto", precision: str = "float32", *, shard: bool = 
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield Engine(place, rank, ranks, precision, shard)
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):  # gloo's own are plain ones
+            raise
+        raise RunError(
+            f"process {rank} of {ranks} lost another one ({str(error).splitlines()[0][:120]}): see what that one said, "
+            "and give the same command with --resume to go on from the last checkpoint."
+        ) from None
     finally:
         dist.destroy_process_group()
 

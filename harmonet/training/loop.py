@@ -4,44 +4,33 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harmonet.data.patches import Batch, PatchFeed
 from harmonet.errors import RecipeError, RunError
+from harmonet.losses.weighting import Term
 from harmonet.model import Model
 from harmonet.training.batches import passes, to_tensors
 from harmonet.training.checkpoint import Checkpoints
+from harmonet.training.difference import first_difference
 from harmonet.training.engine import ALONE, Engine
+from harmonet.training.finite import broken_parts
 from harmonet.training.groups import parameter_groups
 from harmonet.training.history import History
+from harmonet.training.loss import penalised, penalty
+from harmonet.training.normalising import normalised_together
 from harmonet.training.objective import Groups, Objective
+from harmonet.training.outcome import Outcome
 from harmonet.training.randomness import random_states, random_states_kept, restore_random_states, seed_all
 from harmonet.training.schedule import Manner, Position, Schedule
-from harmonet.training.stopping import deferred
+from harmonet.training.stopping import Stop, deferred
 from harmonet.training.validation import alphas, by_group, mean_of_answers, validate
 
 Watch = Callable[[str, int, int, str], None]  # what is being done, done so far, of how many, a note
-
-
-@dataclass
-class Outcome:
-    """What a training ended with.
-
-    Attributes:
-        score: Lowest validation error, the mean over platforms of the last stage's standardised error.
-        best_epoch: When it was reached, counted from 1; the model holds those weights.
-        history: One dict per validation.
-        skipped: Steps left out since loss or gradient was not finite.
-    """
-
-    score: float = math.inf
-    best_epoch: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    skipped: int = 0
 
 
 def fit(
@@ -64,7 +53,7 @@ def fit(
     """Train the model in place; it ends with the weights of lowest validation error.
 
     Where there is a checkpoint, training continues from it, to the same bits as an uninterrupted one on the same
-    machine's CPU. A signal to end finishes the step, writes a checkpoint and ends the process.
+    machine's CPU. A signal to end finishes the step or leaves the validation, writes a checkpoint and ends the process.
 
     Args:
         model: Single networks or a composition.
@@ -85,7 +74,7 @@ def fit(
         RecipeError: The batch does not divide among processes and passes.
         RunError: Loss or gradient is not finite.
     """
-    with random_states_kept():
+    with random_states_kept(), normalised_together(model, engine):
         training = _Training(model, feed, validation, schedule, manner, engine, checkpoints, phase, loss, groups, rates)
         at = training.at
         if engine.leads:
@@ -99,13 +88,12 @@ def fit(
                         break
                     mean = training.step(batch)
                     watch(phase, at.steps, schedule.total, f"loss {mean:.3f}")
-                    if engine.any(stop.signal != 0):
-                        training.save()
-                        raise SystemExit(stop.status())
+                    training.heed(stop)
                     training.save_if_due()
-                line = training.end_epoch()
+                line = training.end_epoch(stop)
                 if engine.leads:
                     history.add(line)
+                training.heed(stop)
         model.load_state_dict(training.best)
         return training.outcome
 
@@ -139,6 +127,9 @@ class _Training:
         self._refuse_unshared()
         # Gradients that are taken term by term pass the wrapper's hooks; the objective averages them itself.
         self.net = self.model if self.objective.by_term else engine.wrap(self.model)
+        # Found once, after sharding has replaced them: at every step, finding took longer than reading the gradients.
+        self._parameters, self._penalised = list(self.model.parameters()), penalised(self.model)
+        self._trained = [p for p in self._parameters if p.requires_grad]
         parts = parameter_groups(self.model, schedule.learning_rate, rates)
         if learned := self.objective.parameters():
             parts.append({"params": learned, "lr": schedule.learning_rate, "factor": 1.0})
@@ -149,6 +140,7 @@ class _Training:
         self.losses = [0.0, 0]  # of this epoch: their sum and their number
         self.best = self._weights()
         self._resume()
+        engine.wait()  # until all have read: whoever loads also clears away what is half written
         self._saved = self._counted = time.monotonic()
 
     def over(self) -> bool:
@@ -169,16 +161,19 @@ class _Training:
             group["lr"] = rate * group["factor"]
         self.optimiser.zero_grad(set_to_none=True)
         values = len(self.feed) * sum(math.prod(target.shape[1:]) for target in batch.targets.values())
-        loss = 0.0
+        loss, penalised = 0.0, False
         for one in passes(batch, self.manner.accumulate, self.engine.device):
             with self.engine.autocast():
                 stages = self.net(one.source)
-            addition = penalty(self.model) / (values * self.manner.accumulate)
-            if self.engine.ranks > 1:  # each process must give each gradient, though its share may lack a platform
+            addition = penalty(self.model, self._penalised) / (values * self.manner.accumulate)
+            penalised = addition.requires_grad
+            if self.engine.ranks > 1:  # torch's DDP waits for every gradient, also of a platform that no process has
                 addition = addition + 0.0 * sum(y.sum() for stage in stages for y in stage.values())
             loss += self.objective.backward(
                 stages, one.targets, one.inside, addition, one.whole, self.scaler.get_scale()
             )
+        for at in [] if penalised else self.objective.unreached:
+            self._trained[at].grad = None  # the optimiser passes over it, its momentum too, as in one process
         self.scaler.unscale_(self.optimiser)
         if wrong := self._not_finite(loss):
             self._leave_out(wrong)
@@ -188,12 +183,12 @@ class _Training:
         self.scaler.update()
         self.at.step, self.at.steps = self.at.step + 1, self.at.steps + 1
         now = time.monotonic()
-        self.at.seconds, self._counted = self.at.seconds + now - self._counted, now
+        self.at.seconds, self._counted = self.engine.leaders(self.at.seconds + now - self._counted), now
         return self.losses[0] / max(self.losses[1], 1)
 
-    def end_epoch(self) -> dict[str, Any]:
+    def end_epoch(self, stop: Stop) -> dict[str, Any]:
         """Validate, keep what is best, and write a checkpoint; the line for the history."""
-        errors = validate(self.model, self.validation, self.manner.batch_size, self.engine)
+        errors = self._validate(stop)
         score, at, outcome = mean_of_answers(errors), self.at, self.outcome
         if score < outcome.score:
             outcome.score, outcome.best_epoch, self.best = score, len(outcome.history) + 1, self._weights()
@@ -216,6 +211,13 @@ class _Training:
         at.epoch, at.step, self.losses = at.epoch + 1, 0, [0.0, 0]
         self.save()
         return line
+
+    def heed(self, stop: Stop) -> None:
+        """End where a signal to any process asked for it, with a checkpoint of this step."""
+        if self.engine.any(stop.signal != 0):
+            if self.at.step:  # the end of an epoch has just written one
+                self.save()
+            raise SystemExit(stop.status())
 
     def save(self) -> None:
         """Write a checkpoint."""
@@ -241,25 +243,39 @@ class _Training:
         if self.engine.any(time.monotonic() - self._saved > 60 * self.manner.checkpoint_minutes):
             self.save()
 
+    def _validate(self, stop: Stop) -> dict[Term, Tensor]:
+        """The errors of each stage and platform; a signal waits for them only where several processes must agree."""
+        try:
+            with random_states_kept(), stop.at_once() if self.engine.ranks == 1 else nullcontext():
+                return validate(self.model, self.validation, self.manner.batch_size, self.engine)
+        except SystemExit:
+            self.save()
+            raise
+
     def _resume(self) -> None:
         state = self.checkpoints.load()
         if state is None:
             return
+        if difference := first_difference(state["model"], self.best):
+            raise RunError(
+                f"the checkpoint in {self.checkpoints.folder} is of another model, {difference}: undo what was "
+                "changed in its networks or fusion, or delete it to train that part again."
+            )
         try:
             self.engine.restore(self.model, self.optimiser, state["model"], state["optimiser"])
             self.objective.load_state_dict(state["objective"])
-        except (RuntimeError, ValueError, KeyError) as error:
+            self.scaler.load_state_dict(state["scaler"])
+            self.best, self.losses = state["best"], state["losses"]
+            self.at, self.outcome = Position(**state["at"]), Outcome(**state["outcome"])
+            restore_random_states(state["random"])
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise RunError(
                 f"the checkpoint in {self.checkpoints.folder} does not fit this model "
                 f"({str(error).splitlines()[-1].strip()}): was a plugin changed? Delete it to train that part again."
             ) from None
-        self.scaler.load_state_dict(state["scaler"])
-        self.best, self.losses = state["best"], state["losses"]
-        self.at, self.outcome = Position(**state["at"]), Outcome(**state["outcome"])
-        restore_random_states(state["random"])
 
     def _weights(self) -> dict[str, Any]:
-        weights, _ = self.engine.states(self.model, self.optimiser)
+        weights = self.engine.weights(self.model)
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
 
     def _refuse_unshared(self) -> None:
@@ -299,26 +315,5 @@ class _Training:
         if not math.isfinite(loss):
             where = ", ".join(f"{platform} in stage {stage}" for stage, platform in self.objective.culprits)
             return f"the loss of {where or 'another process'}"
-        norm: Any = nn.utils.get_total_norm(_gradients(self.model))
-        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of sharded gradients
-        if math.isfinite(norm):
-            if self.manner.clip:
-                nn.utils.clip_grads_with_norm_(self.model.parameters(), self.manner.clip, norm)
-            return ""
-        parts = dict(self.model.singles.items()) | {f"the fusion for {t}": f for t, f in self.model.fusions.items()}
-        broken = [name for name, part in parts.items() if not all(g.isfinite().all() for g in _gradients(part))]
-        return f"the gradient of {', '.join(broken) or 'the weighting'}"
-
-
-def _gradients(part: nn.Module) -> list[Tensor]:
-    return [p.grad for p in part.parameters() if p.grad is not None]
-
-
-def penalty(model: nn.Module) -> Tensor:
-    """What layers add to twice the negative log-likelihood of all training data, such as a divergence from a prior.
-
-    A layer that has something to add has a method `penalty()`, in nats.
-    """
-    found: list[Any] = [layer for layer in model.modules() if hasattr(layer, "penalty")]
-    zero = torch.zeros((), device=next(model.parameters(), torch.zeros(())).device)
-    return 2 * sum((layer.penalty() for layer in found), zero)
+        broken = broken_parts(self.model, self._parameters, self.manner.clip)
+        return f"the gradient of {broken}" if broken else ""

@@ -1,14 +1,26 @@
-"""The terms of the loss: one for each stage and each platform that it predicts."""
+"""The terms of the loss, one for each stage and each platform that it predicts, and what layers add to it."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from harmonet.losses.gaussian import SquaredError
 from harmonet.losses.masked import masked_likelihood, masked_mean, masked_mse
 from harmonet.losses.weighting import Term
 
-__all__ = ["Loss", "Term", "error_terms", "loss_terms", "masked_likelihood", "masked_mean", "masked_mse"]
+__all__ = [
+    "Loss",
+    "Term",
+    "error_terms",
+    "loss_terms",
+    "masked_likelihood",
+    "masked_mean",
+    "masked_mse",
+    "penalised",
+    "penalty",
+]
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]  # prediction, truth, inside, variance
 Stages = Sequence[Mapping[str, Tensor]]
@@ -53,3 +65,19 @@ def error_terms(stages: Stages, targets: Mapping[str, Tensor], inside: Mapping[s
         for number, stage in enumerate(stages)
         for platform, prediction in stage.items()
     }
+
+
+def penalty(model: nn.Module, layers: Sequence[Any] | None = None) -> Tensor:
+    """What layers add to twice the negative log-likelihood of all training data, such as a divergence from a prior.
+
+    Args:
+        model: All of it.
+        layers: What `penalised` finds in it, for whoever asks at every step.
+    """
+    zero = torch.zeros((), device=next(model.parameters(), torch.zeros(())).device)
+    return 2 * sum((layer.penalty() for layer in (penalised(model) if layers is None else layers)), zero)
+
+
+def penalised(model: nn.Module) -> list[Any]:
+    """The layers that have something to add: a method `penalty()`, in nats."""
+    return [layer for layer in model.modules() if hasattr(layer, "penalty")]

@@ -44,6 +44,8 @@ class Objective:
         terms: (stage, platform) of each term.
         weighting: What weighs them.
         culprits: The terms that were not finite, when a batch last had such.
+        unreached: Which of the trained parameters, counted as the model lists them, no term of the last batch reaches,
+            in whichever process its voxels are.
     """
 
     def __init__(
@@ -79,9 +81,10 @@ class Objective:
         joined = _surgery_of(groups, name, options, weighting, weighting_options, gradients)
         self.loss: Loss = _built(plugins.loss(name), options, dict(groups or {}))
         self._trained = [p for p in model.parameters() if p.requires_grad]
+        self._reach, self.unreached = reach(model, x), list[int]()
         factors = {
             (stage, platform): (platforms or {}).get(platform, 1.0) * (stages[stage] if stage < len(stages) else 1.0)
-            for stage, platform in trained_terms(model, x)
+            for stage, platform in self._reach
         }
         only = len(factors) == 1
         self.factors = dict.fromkeys(factors, 1.0) if only else {t: f for t, f in factors.items() if f}
@@ -135,6 +138,8 @@ class Objective:
         shares = self._shares(inside, whole or {platform: mask.sum() for platform, mask in inside.items()})
         every = loss_terms(stages, targets, inside, self.loss, list(shares))
         terms = {term: every[term] * shares[term[1]] for term in self.terms if term in every}
+        there = [self._reach[term] for term in terms]
+        self.unreached = [at for at in range(len(self._trained)) if not any(places[at] for places in there)]
         seen = self._mean(torch.stack([addition.detach(), *(value.detach() for value in terms.values())]))
         numbers = seen.tolist()  # waits for the device
         if not all(map(math.isfinite, numbers)):
@@ -273,20 +278,21 @@ def _built(entry: Any, options: Mapping[str, Any] | None, supplied: Any) -> Any:
         raise RecipeError(f"{entry.name} cannot be built with its options: {error}.") from None
 
 
-def trained_terms(model: Model, x: Tensor) -> list[Term]:
-    """(stage, platform) of each prediction that a trained parameter reaches.
+def reach(model: Model, x: Tensor) -> dict[Term, tuple[bool, ...]]:
+    """(stage, platform) of each prediction that a trained parameter reaches, to which of these parameters reach it.
 
     Args:
         model: The model; its mode, and torch's random state, stay as they are.
         x: A source patch (1, C, n, n, n).
     """
-    training = model.training
+    training, trained = model.training, [p for p in model.parameters() if p.requires_grad]
     with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []), torch.enable_grad():
         stages = model.eval()(x)
+        parts = {
+            (number, platform): torch.autograd.grad(y.sum(), trained, retain_graph=True, allow_unused=True)
+            for number, stage in enumerate(stages)
+            for platform, y in stage.items()
+            if y.requires_grad
+        }
     model.train(training)
-    return [
-        (number, platform)
-        for number, stage in enumerate(stages)
-        for platform, prediction in stage.items()
-        if prediction.requires_grad
-    ]
+    return {term: tuple(part is not None for part in gradients) for term, gradients in parts.items()}

@@ -1,0 +1,120 @@
+"""Every method beside the best single network and beside interpolation, over subjects, with all that must be said."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from harmonet.errors import DataError
+from harmonet.evaluation.result import MAIN, Evaluation
+from harmonet.evaluation.significance import bonferroni, holm
+from harmonet.evaluation.statistics import Comparison, compare
+
+INTERPOLATION = "interpolation"
+BEST_SINGLE = "the best single network"
+UNLEARNED = ("identity", INTERPOLATION)  # what needs no test: it is what others are tested against
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One method beside one rival on one platform, by one metric against one reference.
+
+    Attributes:
+        metric, against, platform, method: What was compared.
+        role: `the best single network`, the one of the lowest mean error on these very subjects, which favours it; or
+            `interpolation`.
+        rival: The method that has this role.
+        comparison: Paired over subjects; None where that cannot be done, for the reason in `problem`.
+        problem: Why there is no comparison, or no test.
+        tests: How many tests the corrections count: all of this metric and reference.
+        p, holm, bonferroni: Of the exact signed-rank test, bare and corrected; None with one subject.
+    """
+
+    metric: str
+    against: str
+    platform: str
+    method: str
+    role: str
+    rival: str
+    comparison: Comparison | None
+    problem: str = ""
+    tests: int = 0
+    p: float | None = None
+    holm: float | None = None
+    bonferroni: float | None = None
+
+
+def best_single(evaluation: Evaluation, platform: str, against: str, metric: str = MAIN) -> str | None:
+    """The single network with the lowest mean error over these subjects; None where none was scored."""
+    means = {
+        name: float(np.mean(list(errors.values())))
+        for name in evaluation.singles
+        if len(errors := evaluation.errors(name, platform, against, metric)) == len(evaluation.subjects)
+    }
+    finite = {name: value for name, value in means.items() if np.isfinite(value)}
+    return min(finite, key=finite.__getitem__, default=None)
+
+
+def comparisons(evaluation: Evaluation, against: str, metric: str = MAIN) -> list[Compared]:
+    """All comparisons by one metric against one reference, in the order of the table, corrected for their number."""
+    return evaluation.once(("comparisons", against, metric), lambda: _comparisons(evaluation, against, metric))
+
+
+def _comparisons(evaluation: Evaluation, against: str, metric: str) -> list[Compared]:
+    rows = []
+    for platform in evaluation.platforms:
+        rivals = {BEST_SINGLE: best_single(evaluation, platform, against, metric), INTERPOLATION: INTERPOLATION}
+        for method in evaluation.methods:
+            errors = evaluation.errors(method, platform, against, metric)
+            if method in UNLEARNED or evaluation.kinds.get(method) == "floor" or not errors:
+                continue
+            for role, rival in rivals.items():
+                if rival is None or rival == method:
+                    continue
+                theirs = evaluation.errors(rival, platform, against, metric)
+                row = Compared(metric, against, platform, method, role, rival, None)
+                if theirs:
+                    rows.append(_compared(row, errors, theirs))
+    return _corrected(rows)
+
+
+def _compared(row: Compared, errors: Mapping[str, float], theirs: Mapping[str, float]) -> Compared:
+    try:
+        found = compare(errors, theirs)
+    except DataError as error:
+        return replace(row, problem=str(error))
+    if found.n < 2:
+        return replace(row, comparison=found, problem="one subject, so no test")
+    return replace(row, comparison=found, p=found.signed_rank.p)
+
+
+def _corrected(rows: list[Compared]) -> list[Compared]:
+    """The rows with p-values corrected for all tests among them."""
+    p_values = [row.p for row in rows if row.p is not None]
+    stepped, plain = iter(holm(p_values)), iter(bonferroni(p_values))
+    return [
+        row if row.p is None else replace(row, tests=len(p_values), holm=next(stepped), bonferroni=next(plain))
+        for row in rows
+    ]
+
+
+def as_json(row: Compared) -> dict[str, Any]:
+    """A comparison without what can be read from the scores."""
+    found = row.comparison
+    content: dict[str, Any] = {
+        name: getattr(row, name) for name in ("metric", "against", "platform", "method", "role", "rival", "problem")
+    }
+    content["n"] = None if found is None else found.n
+    if found is not None:
+        ends, gains = ([i.low, i.high] if i is not None else None for i in (found.interval, found.gain_interval))
+        content |= {
+            "difference": found.mean,
+            "differences": dict(found.differences),
+            "interval": ends,
+            "gain_percent": found.gain,
+            "gain_interval": gains,
+            "worst_subject": found.worst.subject,
+            "worst_difference": found.worst.value,
+        }
+    return content | {"p": row.p, "p_holm": row.holm, "p_bonferroni": row.bonferroni, "tests": row.tests}
