@@ -158,7 +158,7 @@ class TrainingTable(_Strict):
         checkpoint_minutes: Time between checkpoints inside an epoch; each epoch ends with one.
         precision: Of forward pass and gradients; weights are float32.
         parallel: Over several processes, `ddp` copies the weights to each, `fsdp` shards them.
-        compile: Compile networks whose inner layers no fusion reads.
+        compile: Compile networks whose inner layers no fusion reads; torch passes over a plain `nn.Sequential`.
         deterministic: Only algorithms that give the same bits each time.
         fused: Adam in one kernel.
         threads: Processor threads; 0 for what torch chooses.
