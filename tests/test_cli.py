@@ -20,7 +20,8 @@ from harmonet.recipe import read_recipe, to_toml
 from harmonet.training.checkpoint import Checkpoints
 
 HEAVY = ("torch", "dipy", "scipy", "nibabel", "matplotlib", "pydantic")
-VERBS = ("demo", "simulate", "data check", "list", "show", "compose", "train", "eval", "predict", "check", "plugin new")
+VERBS = ("demo", "simulate", "data check", "list", "show", "compose", "train", "eval", "predict", "export", "check")
+VERBS += ("plugin new",)
 PLATFORMS = {"prisma_st", "connectom_st", "connectom_sa"}
 # `harmonet` in a process of its own, with Ctrl-C as a terminal gives it: a background job inherits it ignored.
 COMMAND = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"

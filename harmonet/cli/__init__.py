@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from harmonet.cli import catalogue, check, compose, data, demo, evaluate, plugin, predict, simulate, train
+from harmonet.cli import catalogue, check, compose, data, demo, evaluate, export, plugin, predict, simulate, train
 from harmonet.errors import HarmonetError
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ app.command("compose")(compose.compose)
 app.command("train")(train.train)
 app.command("eval")(evaluate.eval_)
 app.command("predict")(predict.predict)
+app.command("export")(export.export)
 app.command("check")(check.check)
 app.add_typer(plugin.app, name="plugin")
 

@@ -1,12 +1,14 @@
 """`harmonet list` and `harmonet show`: what is registered, and what it is made of."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harmonet.cli.compose import option_value
 from harmonet.cli.console import Json, note, print_json, print_table
+from harmonet.cli.export import show_model
 from harmonet.errors import NotFoundError, RecipeError, nearest
 
 if TYPE_CHECKING:
@@ -96,11 +98,16 @@ def _entry_rows(kind: Kind, pattern: str) -> list[dict[str, Any]]:
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="Name of whatever `harmonet list` lists but a plugin.")],
+    name: Annotated[
+        str, typer.Argument(help="Name of whatever `harmonet list` lists but a plugin; or a run or exported model.")
+    ],
     channels: Annotated[int, typer.Option(min=1, help="Channels in and out.")] = 28,
     patch_size: Annotated[int, typer.Option(min=1, help="Edge of a source patch in voxels.")] = 11,
     upsampling: Annotated[int, typer.Option(help="For a network: 1 or 2.")] = 1,
     option: Annotated[list[str] | None, typer.Option(help="Option to build it with, KEY=VALUE (repeatable).")] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Hold an exported model against its expected output.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Show a card and what was measured: for a network its layers with sizes, FLOPs and receptive field.
@@ -109,7 +116,12 @@ def show(
     connection from features of a source patch to a prediction.
 
     Example: harmonet show shresnet --upsampling 2 --option blocks=1
+
+    Example: harmonet show msp.zip --verify
     """
+    if verify or _is_model(name):
+        show_model(Path(name), verify=verify, json=json)
+        return
     entry, kind = _find(name)
     chosen = dict(_option(text) for text in option or ())
     entry.check_options(chosen)
@@ -179,6 +191,16 @@ def _of_connection(
         "measured between": f"{times(feature)} and {times(prediction)}",
         "parameters": count_parameters(built),
     }
+
+
+def _is_model(name: str) -> bool:
+    """Whether a place is meant: written as one, or there and not a registered name."""
+    from harmonet import plugins
+
+    if "/" in name or name.endswith(".zip"):
+        return True
+    plugins.load()
+    return Path(name).is_dir() and not any(name in registry.names() for registry in _registries().values())
 
 
 def _option(text: str) -> tuple[str, Any]:

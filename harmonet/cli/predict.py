@@ -21,7 +21,7 @@ UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or exported model.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write into.")],
     dwi: Annotated[
         Path | None, typer.Option(metavar="FILE", help="DWI (or scalar image) of a new subject on the source platform.")
@@ -81,6 +81,7 @@ def predict(
     """
     from harmonet.reading import Reading
     from harmonet.runs import load
+    from harmonet.runs.export import opened
     from harmonet.runs.predict import Output
     from harmonet.runs.predict.output import check_output
     from harmonet.training.engine import launched
@@ -89,20 +90,21 @@ def predict(
     _check_way(data, for_one, {"--subject": subject, "--part": part}, mask, b0)
     room = bytes_of(memory)
     keep_out_of(out, run, *([] if data is None else [data]))
-    trained = load(run)
-    output = Output(_directions(directions), b0, basis, caution)
-    check_output(trained, output)
-    if mask == "auto":
-        note("mask: made with dipy's median_otsu" + ("" if data is None else " where there is none"))
-    reading = Reading(mask == "auto", accepted(accept), say=note)
-    with launched(device) as engine:
-        trained.model.to(engine.device)
-        if data is None:
-            assert dwi is not None  # _check_way
-            place = None if mask == "auto" or mask is None else Path(mask)
-            _one(trained, dwi, bval, bvec, place, name, out, target, output, reading, grid, room, force=force)
-        else:
-            _many(trained, data, subject, part, out, target, output, reading, grid, room, force=force)
+    with opened(run) as folder:
+        trained = load(folder)
+        output = Output(_directions(directions), b0, basis, caution)
+        check_output(trained, output)
+        if mask == "auto":
+            note("mask: made with dipy's median_otsu" + ("" if data is None else " where there is none"))
+        reading = Reading(mask == "auto", accepted(accept), say=note)
+        with launched(device) as engine:
+            trained.model.to(engine.device)
+            if data is None:
+                assert dwi is not None  # _check_way
+                place = None if mask == "auto" or mask is None else Path(mask)
+                _one(trained, dwi, bval, bvec, place, name, out, target, output, reading, grid, room, force=force)
+            else:
+                _many(trained, data, subject, part, out, target, output, reading, grid, room, force=force)
 
 
 def _one(

@@ -8,6 +8,7 @@ from statistics import mean
 from harmonet.report.scored import INTERPOLATION, SCALE, EvaluationLike
 from harmonet.runs import Trained
 
+LINEAR = ("linear", "rish_linear")  # baselines that are fitted, as an evaluation names them
 SAME = 0.005  # errors that differ by less than this fraction are called the same
 
 
@@ -43,6 +44,9 @@ def _rivals(evaluation: EvaluationLike, answer: str, platform: str) -> dict[str,
         rivals["its own first stage"] = (f"{first}, stage 0", means[f"{first}, stage 0"])
     if INTERPOLATION in means:
         rivals["interpolation"] = (INTERPOLATION, means[INTERPOLATION])
+    if linear := [method for method in LINEAR if method in means]:
+        best = min(linear, key=means.__getitem__)
+        rivals["the best linear baseline"] = (best, means[best])
     return rivals
 
 
