@@ -12,11 +12,12 @@ import torch
 import harmonet as hn
 from harmonet.build import recipe_of
 from harmonet.data.layout import open_dataset
-from harmonet.errors import DataError, OutputError
+from harmonet.errors import DataError, OutputError, RunError
 from harmonet.files import sha256
 from harmonet.recipe import parse
 from harmonet.runs.export import PARTS, TOLERANCE, export, opened, verify
 from harmonet.runs.export import _checked as checked
+from harmonet.runs.program import write_program
 from harmonet.runs.train import train
 
 
@@ -360,3 +361,36 @@ def test_a_network_of_single_precision_travels_too(tiny_run, tmp_path):
     run.model.singles["prisma_st"] = OnlyFloat32(15, 15, 1)
     tensors = checked(run)
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+
+
+def test_a_program_gives_what_the_model_gives_for_any_number_of_patches(tiny_run, tmp_path):
+    run = hn.load(tiny_run)
+    platforms = write_program(run, tmp_path / "model.pt2")
+    edge = run.recipe.model.patch_size
+    for number in (1, 3):
+        x = torch.randn(
+            number, run.representation.channels, edge, edge, edge, generator=torch.Generator().manual_seed(1)
+        )
+        with torch.no_grad():
+            expected = hn.answers(run.model(x))
+            given = torch.export.load(tmp_path / "model.pt2").module()(x)  # our own file, made a moment ago
+        assert set(platforms) == set(expected)
+        for platform, y in zip(platforms, given, strict=True):
+            assert torch.allclose(y, expected[platform], atol=1e-5), platform
+
+
+@pytest.mark.parametrize(("name", "words"), [("model.zip", "names no program"), ("old.pt2", "exists: add --force")])
+def test_a_program_is_not_written_where_it_should_not_be(name, words, tiny_run, tmp_path):
+    (tmp_path / "old.pt2").write_bytes(b"mine")
+    with pytest.raises(OutputError, match=words):
+        write_program(hn.load(tiny_run), tmp_path / name)
+    assert (tmp_path / "old.pt2").read_bytes() == b"mine"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_model_json_without_what_is_needed_is_named(copy):
+    facts = json.loads((copy / "model.json").read_text())
+    del facts["providers"]
+    (copy / "model.json").write_text(json.dumps(facts))
+    with pytest.raises(RunError, match=r"is damaged \(no providers\): copy the run"):
+        hn.load(copy)

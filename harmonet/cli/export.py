@@ -19,6 +19,9 @@ def export(
     scores: Annotated[
         Path | None, typer.Option(metavar="FILE", help="scores.json of `harmonet eval --out`, for the card.")
     ] = None,
+    program: Annotated[
+        Path | None, typer.Option(metavar="FILE.pt2", help="Also write it as a program of torch.export.")
+    ] = None,
     force: Force = False,
 ) -> None:
     """Write a model that travels: weights, recipe, card, and a test input with the expected output.
@@ -31,9 +34,14 @@ def export(
     from harmonet.runs import load
     from harmonet.runs.export import export as export_run
     from harmonet.runs.export import opened
+    from harmonet.runs.program import write_program
 
     with opened(run) as folder:
-        export_run(load(folder), out, licence=licence, failures=failure or (), scores=scores, force=force)
+        trained = load(folder)
+        export_run(trained, out, licence=licence, failures=failure or (), scores=scores, force=force)
+        if program is not None:
+            platforms = write_program(trained, program, force=force)
+            note(f"wrote {program}: standardised patches in, standardised {', '.join(platforms)} out")
     if not licence:
         note("no licence was given: the card tells others to ask you, or use --licence")
     if scores is None:

@@ -34,6 +34,7 @@ FORMAT = 2  # raise it where a run of the one before could not be loaded, or wou
 MODEL, RECIPE, WEIGHTS, HISTORY = "model.json", "recipe.toml", "weights.safetensors", "history.jsonl"
 CHECKPOINTS = "checkpoints"
 PARTS = ("train", "validation", "test")
+KEYS = ("providers", "networks", "options", "restandardised", "standardisation", "split", "gradients", "images")
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +149,8 @@ def load(folder: Path | str) -> Trained:
         RunError: A file was changed or damaged, or the run needs another harmonet, plugin or version of one.
     """
     folder = Path(folder)
+    if folder.suffix == ".zip" and folder.is_file():
+        raise NotFoundError(f"{folder} is a zip: unpack it, or open it with `harmonet.runs.export.opened`.")
     if not folder.is_dir():
         raise NotFoundError(f"there is no run folder {folder}: give a folder that `harmonet train` wrote.")
     if not is_complete(folder):
@@ -214,6 +217,8 @@ def _read_facts(folder: Path) -> dict[str, Any]:
             f"{folder} has run format {known} of {writer}, but this harmonet {version('harmonet')} reads format "
             f"{FORMAT}: use {writer}{again}."
         )
+    if missing := [key for key in KEYS if key not in facts]:
+        raise RunError(f"{folder / MODEL} is damaged (no {', '.join(missing)}): copy the run from its source.")
     for name, digest in artefacts.items():
         path = folder / name
         if not path.is_file():
