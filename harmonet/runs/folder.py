@@ -34,7 +34,7 @@ FORMAT = 2  # raise it where a run of the one before could not be loaded, or wou
 MODEL, RECIPE, WEIGHTS, HISTORY = "model.json", "recipe.toml", "weights.safetensors", "history.jsonl"
 CHECKPOINTS = "checkpoints"
 PARTS = ("train", "validation", "test")
-KEYS = ("providers", "networks", "options", "restandardised", "standardisation", "split", "gradients", "images")
+KEYS = ("providers", "networks", "options", "restandardised", "standardisation", "split", "gradients")
 
 
 @dataclass(frozen=True, eq=False)
