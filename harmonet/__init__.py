@@ -15,17 +15,21 @@ if TYPE_CHECKING:  # the same names for type checkers, which cannot follow __get
     from harmonet.fusion import Fusion as Fusion
     from harmonet.fusion import Source as Source
     from harmonet.hookspecs import hookimpl as hookimpl
+    from harmonet.methods.method import Method as Method
+    from harmonet.methods.method import Pair as Pair
     from harmonet.model import Model as Model
     from harmonet.model import answers as answers
     from harmonet.platforms import Platform as Platform
     from harmonet.platforms import Task as Task
     from harmonet.plugins import list_fusions as list_fusions
+    from harmonet.plugins import list_methods as list_methods
     from harmonet.plugins import list_metrics as list_metrics
     from harmonet.plugins import list_networks as list_networks
     from harmonet.plugins import list_representations as list_representations
     from harmonet.register import register_fusion as register_fusion
     from harmonet.register import register_network as register_network
     from harmonet.registry import FusionEntry as FusionEntry
+    from harmonet.registry import MethodEntry as MethodEntry
     from harmonet.registry import MetricEntry as MetricEntry
     from harmonet.registry import NetworkEntry as NetworkEntry
     from harmonet.registry import Paper as Paper
@@ -41,9 +45,12 @@ _HOMES = {
     "FusionEntry": "registry",
     "Gaussian": "stages",
     "HarmonetError": "errors",
+    "Method": "methods.method",
+    "MethodEntry": "registry",
     "Model": "model",
     "MetricEntry": "registry",
     "NetworkEntry": "registry",
+    "Pair": "methods.method",
     "Paper": "registry",
     "Platform": "platforms",
     "PluginWarning": "errors",
@@ -58,6 +65,7 @@ _HOMES = {
     "create_network": "build",
     "hookimpl": "hookspecs",
     "list_fusions": "plugins",
+    "list_methods": "plugins",
     "list_metrics": "plugins",
     "list_networks": "plugins",
     "list_representations": "plugins",

@@ -16,6 +16,7 @@ from harmonet.registry import (
     ConnectionEntry,
     FusionEntry,
     LossEntry,
+    MethodEntry,
     MetricEntry,
     NetworkEntry,
     RepresentationEntry,
@@ -61,3 +62,8 @@ def harmonet_weightings() -> list[WeightingEntry]:  # type: ignore[empty-body]
 @hookspec
 def harmonet_metrics() -> list[MetricEntry]:  # type: ignore[empty-body]
     """Metrics to register."""
+
+
+@hookspec
+def harmonet_methods() -> list[MethodEntry]:  # type: ignore[empty-body]
+    """Methods that are no networks, to register."""

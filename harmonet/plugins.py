@@ -26,6 +26,7 @@ from harmonet.registry import (
     CONNECTIONS,
     FUSIONS,
     LOSSES,
+    METHODS,
     METRICS,
     NETWORKS,
     REPRESENTATIONS,
@@ -34,6 +35,7 @@ from harmonet.registry import (
     Entry,
     FusionEntry,
     LossEntry,
+    MethodEntry,
     MetricEntry,
     NetworkEntry,
     Registry,
@@ -64,6 +66,7 @@ HOOKS: dict[str, tuple[Registry[Any], type[Entry]]] = {
     "harmonet_losses": (LOSSES, LossEntry),
     "harmonet_weightings": (WEIGHTINGS, WeightingEntry),
     "harmonet_metrics": (METRICS, MetricEntry),
+    "harmonet_methods": (METHODS, MethodEntry),
 }
 
 
@@ -264,6 +267,11 @@ def metric(name: str) -> MetricEntry:
     return _find(METRICS, name)
 
 
+def method(name: str) -> MethodEntry:
+    """The card of a method that is no network."""
+    return _find(METHODS, name)
+
+
 def provided_by(name: str) -> list[str]:
     """Package and version of every plugin that brings an entry of this name."""
     return [f"{plugin.package} {plugin.version}" for plugin in load() if name in plugin.entries]
@@ -289,6 +297,12 @@ def list_representations(pattern: str = "*") -> list[str]:
     """Names of the registered representations that match the wildcard pattern."""
     load()
     return REPRESENTATIONS.names(pattern)
+
+
+def list_methods(pattern: str = "*") -> list[str]:
+    """Names of the registered methods that are no networks and match the wildcard pattern."""
+    load()
+    return METHODS.names(pattern)
 
 
 def list_metrics(pattern: str = "*") -> list[str]:

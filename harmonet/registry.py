@@ -208,6 +208,16 @@ class MetricEntry(Entry):
     supplied: ClassVar[tuple[str, ...]] = ("group",)
 
 
+@dataclass(frozen=True, kw_only=True)
+class MethodEntry(Entry):
+    """A method that is no network: `build(groups, **options)` gives a `harmonet.Method`.
+
+    `groups` names slices of channels, such as `l = 2`.
+    """
+
+    supplied: ClassVar[tuple[str, ...]] = ("groups",)
+
+
 E = TypeVar("E", bound=Entry)
 
 
@@ -256,3 +266,4 @@ CONNECTIONS: Registry[ConnectionEntry] = Registry("connection")
 LOSSES: Registry[LossEntry] = Registry("loss")
 WEIGHTINGS: Registry[WeightingEntry] = Registry("weighting")
 METRICS: Registry[MetricEntry] = Registry("metric")
+METHODS: Registry[MethodEntry] = Registry("method")
