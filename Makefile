@@ -9,13 +9,18 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
 
-.PHONY: demo test install check clean
+.PHONY: demo test docs install check clean
 
 demo: $(READY)
 	$(BIN)/harmonet demo --out harmonet-demo
 
 test: $(READY) check
 	$(BIN)/python -m pytest -n 2
+
+# The site, in build/docs; sphinx is installed for it alone.
+docs: $(READY)
+	$(PIP) install -q -c constraints.txt -e ".[docs]"
+	$(BIN)/python -m sphinx -W --keep-going -b html docs build/docs
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -25,7 +30,7 @@ check: $(READY)
 
 install: $(READY)
 
-$(READY): pyproject.toml constraints.txt plugins/harmonet-example/pyproject.toml
+$(READY): pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 	$(PYTHON) -m venv $(VENV)
 	@# torch first and alone, so that no resolver brings gigabytes of CUDA unasked.
 	@if ! $(BIN)/python -c "import torch" 2>/dev/null; then \
@@ -36,7 +41,7 @@ $(READY): pyproject.toml constraints.txt plugins/harmonet-example/pyproject.toml
 	  $(PIP) install -q -c constraints.txt $(TORCH); \
 	fi
 	$(PIP) install -q -c constraints.txt -e ".[dev]"
-	$(PIP) install -q -c constraints.txt --no-deps -e plugins/harmonet-example
+	$(PIP) install -q -c constraints.txt --no-deps $(addprefix -e ,$(sort $(dir $(wildcard plugins/*/pyproject.toml))))
 	@touch $(READY)
 
 clean:

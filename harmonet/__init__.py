@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # the same names for type checkers, which cannot follow __get
     from harmonet.plugins import list_networks as list_networks
     from harmonet.plugins import list_representations as list_representations
     from harmonet.register import register_fusion as register_fusion
+    from harmonet.register import register_method as register_method
     from harmonet.register import register_network as register_network
     from harmonet.registry import FusionEntry as FusionEntry
     from harmonet.registry import MethodEntry as MethodEntry
@@ -72,6 +73,7 @@ _HOMES = {
     "load": "runs",
     "open_dataset": "data.layout",
     "register_fusion": "register",
+    "register_method": "register",
     "register_network": "register",
 }
 

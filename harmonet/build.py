@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from harmonet import plugins
+from harmonet.blocks.residual import Line
 from harmonet.blocks.restandardised import times_wrapped, wrapped
 from harmonet.composer import Single, Singles, build_network, build_single, compose, default_taps
 from harmonet.data.gradients import SHELL_TOLERANCE
@@ -19,8 +20,9 @@ from harmonet.fusion import Fusion
 from harmonet.model import Model
 from harmonet.platforms import Kind, Task
 from harmonet.presets import preset as preset_of
-from harmonet.recipe import FOLD, PlatformTable, Recipe, parse
+from harmonet.recipe import Recipe, parse
 from harmonet.representation import Representation
+from harmonet.tables import FOLD, PlatformTable
 
 
 def create_network(
@@ -67,7 +69,8 @@ def kinds_of(recipe: Recipe) -> dict[str, Kind]:
         RecipeError: Candidates of one platform differ, so that they need different images to learn from.
     """
     found: dict[str, Kind] = {}
-    for platform, names in recipe.model.candidates.items():
+    for platform in recipe.model.candidates or recipe.task.target_names:
+        names = recipe.model.candidates.get(platform, ())  # none where a method predicts: it fills any grid
         words = [word for name in names for word in _networks_of(name, platform)]
         kinds = {word: plugins.network(word).alignment for word in words}
         if len(set(kinds.values())) > 1 and recipe.task.upsampling[platform] > 1:
@@ -174,9 +177,11 @@ def model_for(recipe: Recipe, singles: Singles, names: Mapping[str, str]) -> Mod
     fusion = recipe.model.fusion
     taps = {p: taps_for(recipe, p, names[p].split("+")[0], fusion) for p in singles} if fusion else {}
     found = {p: layers_of(layers, singles[p]) for p, layers in taps.items() if layers is not None}
+    if not singles:
+        return Model({}, {}, {})  # of a method, which is no network
     with torch.random.fork_rng([]):
         torch.manual_seed(seed_for(recipe, "fusion"))
-        return compose(
+        model = compose(
             singles,
             fusion,
             recipe.model.refine or None,
@@ -187,6 +192,16 @@ def model_for(recipe: Recipe, singles: Singles, names: Mapping[str, str]) -> Mod
             options=recipe.model.options,
             frozen=recipe.model.frozen,
         )
+    model.lines.update(lines_for(recipe, model.singles))
+    return model
+
+
+def lines_for(recipe: Recipe, platforms: Iterable[str]) -> dict[str, Line]:
+    """What the recipe adds to predictions of each platform, not fitted yet; nothing where it adds nothing."""
+    if recipe.model.residual == "none":
+        return {}
+    channels, factors = representation_of(recipe).channels, recipe.task.upsampling
+    return {platform: Line(channels, factors[platform]) for platform in platforms}
 
 
 def recipe_of(
@@ -194,6 +209,7 @@ def recipe_of(
     candidates: Mapping[str, list[str]],
     *,
     fusion: str | None = None,
+    method: str | None = None,
     refine: Iterable[str] | None = None,
     taps: Mapping[str, list[str]] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
@@ -203,6 +219,7 @@ def recipe_of(
     patch_size: int = 11,
     frozen: Iterable[str] = (),
     restandardise: Iterable[str] = (),
+    residual: str | None = None,
     loss: str | None = None,
     weighting: str | None = None,
     gradients: str | None = None,
@@ -216,6 +233,7 @@ def recipe_of(
         task: Source and targets.
         candidates: Target platform to names of networks or run folders.
         fusion: Name of a fusion.
+        method: Name of a method that is no network, in place of candidates and fusion.
         refine: Platforms that the fusion predicts in later stages; all where None.
         taps: Network, or `platform.network`, to layer names.
         options: Name of a network, the fusion, the representation, the loss or the weighting to its options.
@@ -223,11 +241,10 @@ def recipe_of(
         order: Its option `order`, for one that has it.
         split: `paper`, or a fold such as `2/5`; the recipe's default where None.
         patch_size: Edge of a source patch in voxels.
-        frozen: Platforms whose networks keep their weights when the composition is trained.
-        restandardise: Platforms whose trained run may have another standardisation.
-        loss, weighting, gradients: Of `[loss]`; the recipe's defaults where None.
+        frozen, restandardise: Platforms, as in `[model]`.
+        residual, loss, weighting, gradients: Of `[model]` and `[loss]`; the preset's, else the recipe's defaults.
         rates: Platform, or `fusion`, to a factor on its learning rate when the composition is trained.
-        preset: What `[training]` and `[loss]` begin with, such as `recommended`; the recipe's defaults where None.
+        preset: What the tables begin with, such as `recommended`; the recipe's defaults where None.
         note: For people; the preset's name where there is none.
 
     Raises:
@@ -236,19 +253,20 @@ def recipe_of(
     """
     if split not in (None, "paper") and not re.fullmatch(FOLD, str(split)):
         raise RecipeError(f"--split {split!r} is no split: write a fold such as 2/5 (the second of five), or paper.")
+    begin = preset_of(preset) if preset is not None else {}
     chosen = {name: dict(given) for name, given in (options or {}).items()}
     named = [plugins.network(name) for names in candidates.values() for name in names if not is_folder(name)]
     entries = {entry.name: entry for entry in named}
     used: dict[str, Any] = dict(entries)
-    if fusion is not None:
-        used[fusion] = plugins.fusion(fusion)
     used[representation] = plugins.representation(representation)
-    if loss is not None:
-        used[loss] = plugins.loss(loss)
-    if weighting is not None:
-        used[weighting] = plugins.weighting(weighting)
+    cards = {"fusion": fusion, "method": method, "loss": loss, "weighting": weighting}
+    used |= {name: getattr(plugins, kind)(name) for kind, name in cards.items() if name is not None}
     if order is not None:
         chosen.setdefault(representation, {})["order"] = order
+    begin_model = dict(begin.get("model", {}))
+    for name, given in begin_model.pop("options", {}).items():
+        if name in used:
+            chosen[name] = given | chosen.get(name, {})
     for name in chosen:
         if name not in used:
             raise NotFoundError(f"options are given for {name!r}, which this recipe does not use: {', '.join(used)}.")
@@ -262,7 +280,6 @@ def recipe_of(
             **{k: list(v) if isinstance(v, tuple) else v for k, v in defaults.items()},
             **chosen.get(name, {}),
         }
-    begin = preset_of(preset) if preset is not None else {}
     tables = {
         "note": note or ("" if preset is None else f"preset {preset}"),
         "source": PlatformTable.of(task.source).model_dump(),
@@ -281,12 +298,15 @@ def recipe_of(
         "model": {
             "candidates": {platform: list(names) for platform, names in candidates.items()},
             "fusion": fusion,
+            "method": method,
             "refine": [] if fusion is None else list(refine or task.target_names),
             "taps": {name: list(layers) for name, layers in (taps or {}).items()},
             "options": {name: given for name, given in chosen.items() if given},
             "patch_size": patch_size,
             "frozen": list(frozen),
             "restandardise": list(restandardise),
+            **begin_model,
+            **_given(residual=residual),
         },
     }
     recipe = parse(tables, "of this command")

@@ -6,16 +6,18 @@ from typing import Any
 from torch import nn
 
 from harmonet import plugins
-from harmonet.blocks.committee import Committee
+from harmonet.blocks.committee import Committee, members_of
+from harmonet.blocks.connection import fitting_edges
 from harmonet.errors import NotFoundError, ShapeError, nearest
 from harmonet.fusion import Fusion, Source
 from harmonet.model import Model
 from harmonet.platforms import KINDS, check_name, target_patch_size
 from harmonet.registry import NetworkEntry
-from harmonet.taps import Size, empty_patch, layer_names, measure
+from harmonet.taps import Size, empty_patch, layer_names, measure, tappable_layers
 
 Single = str | nn.Module
 Singles = Mapping[str, Single | Sequence[Single]]
+NAMED = 5  # layers in the message of a refusal
 Taps = str | Sequence[str] | Mapping[str, str]  # layers, or feature names to layers
 
 
@@ -75,7 +77,7 @@ def compose(
             raise ShapeError(f"{platform}: {error}") from None
         networks[platform] = network
     targets = _targets(target, singles)
-    fusions = {} if fusion is None else _build_fusions(fusion, sources, targets, chosen)
+    fusions = {} if fusion is None else _build_fusions(fusion, networks, sources, targets, chosen)
     read = {platform for f in fusions.values() for platform in f.reads} if fusions else set(networks)
     _refuse_unknown(read, networks, f"fusion {fusion}")
     kept = {platform: network for platform, network in networks.items() if platform in read}
@@ -199,6 +201,7 @@ def measure_single(
 
 def _build_fusions(
     fusion: str | Callable[..., Fusion],
+    networks: Mapping[str, nn.Module],
     sources: Mapping[str, Source],
     targets: Sequence[str],
     options: Mapping[str, Mapping[str, Any]],
@@ -213,10 +216,33 @@ def _build_fusions(
     for target in targets:
         if any(target in other.refines for other in fusions.values()):
             continue  # one that refines several platforms at once is built once
-        fusions[target] = build(sources, target, **chosen)
+        try:
+            fusions[target] = build(sources, target, **chosen)
+        except ShapeError as error:
+            raise ShapeError(f"{str(error).removesuffix('.')}{_fitting_layers(networks, sources, target)}.") from None
         if not isinstance(fusions[target], Fusion):
             raise ShapeError(f"fusion {fusion} builds a {type(fusions[target]).__name__}, not a harmonet.Fusion.")
     return fusions
+
+
+def _fitting_layers(networks: Mapping[str, nn.Module], sources: Mapping[str, Source], target: str) -> str:
+    """Of each network whose features have no road to the target, layers that have one, as --tap names them."""
+    wanted = fitting_edges(sources[target].prediction[1])
+    words = []
+    for platform, source in sources.items():
+        if platform == target or source.patch is None or all(_fits(size, wanted) for size in source.features.values()):
+            continue
+        channels, patch_size, *_ = source.patch
+        layers = tappable_layers(members_of(networks[platform])[0], channels, patch_size)
+        fitting = [name for name, size in layers.items() if _fits(size, wanted)]
+        told = ", ".join(f"--tap {platform}={name}" for name in fitting[-NAMED:])  # the last have seen the most
+        words.append(f"; layers of {platform} that fit {target}: {told or 'none'}")
+    return "".join(words)
+
+
+def _fits(size: Size, edges: Collection[int]) -> bool:
+    """Whether (C, X, Y, Z) is a cube of one of the edges."""
+    return len(size) == 4 and len(set(size[1:])) == 1 and size[1] in edges
 
 
 def _dry_run(

@@ -41,7 +41,7 @@ class RunError(HarmonetError):
 
 
 class PluginWarning(UserWarning):
-    """A plugin, or a part of it, was left out; everything else works."""
+    """A plugin, or a part of it, was left out, or is called otherwise; everything else works."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

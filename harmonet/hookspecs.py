@@ -5,6 +5,8 @@ A package offers its answers in the entry-point group `harmonet`:
     [project.entry-points.harmonet]
     my_package = "my_package"
 
+    harmonet_api = 1  # the API that it was written for, see `API`
+
     @harmonet.hookimpl
     def harmonet_networks():
         return [harmonet.NetworkEntry(name="odd", build="my_package.odd:Odd", summary="...")]
@@ -24,6 +26,8 @@ from harmonet.registry import (
 )
 
 GROUP = "harmonet"
+API = 1  # one more when an answer that was right becomes wrong; this one and the one before it are taken
+FIRST_API = 1  # of a plugin that does not say which it was written for
 
 hookspec = pluggy.HookspecMarker("harmonet")
 hookimpl = pluggy.HookimplMarker("harmonet")

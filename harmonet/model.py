@@ -25,6 +25,7 @@ class Model(nn.Module):
         taps: Platform to tap name to layer.
         sizes: Platform to the measured sizes of its network; empty where nothing was measured.
         frozen: Platforms whose networks are not trained on.
+        lines: Platform to what is added to every stage's prediction of it; empty where networks predict all.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Model(nn.Module):
         self.fusions = nn.ModuleDict(fusions)
         self.taps = {platform: dict(layers) for platform, layers in taps.items()}
         self.sizes = dict(sizes or {})
+        self.lines = nn.ModuleDict()
         self.frozen = tuple(frozen)
         for platform in self.frozen:
             self.singles[platform].requires_grad_(False)
@@ -71,11 +73,21 @@ class Model(nn.Module):
         """
         run = _Once(self, x)
         if self.fusions:
-            return aligned([fusion.stages(x, run) for fusion in self._fusions()])
-        first = Stage()
-        for platform in self.singles:
-            first.add(platform, run(platform, x)[0])
-        return [first]
+            stages = aligned([fusion.stages(x, run) for fusion in self._fusions()])
+        else:
+            stages = [Stage()]
+            for platform in self.singles:
+                stages[0].add(platform, run(platform, x)[0])
+        self._add_lines(x, stages)
+        return stages
+
+    def _add_lines(self, x: Tensor, stages: Sequence[Stage]) -> None:
+        for stage in stages:
+            for platform in stage.keys() & self.lines.keys():
+                line = self.lines[platform](x, stage[platform])
+                stage[platform] = stage[platform] + line
+                if platform in stage.members:
+                    stage.members[platform] = [member + line for member in stage.members[platform]]
 
     def train(self, mode: bool = True) -> "Model":
         """Set the mode of training; frozen networks stay in that of evaluation, their statistics too."""

@@ -1,27 +1,26 @@
-"""How plugins are found and asked. Built-ins come in by the same door as a stranger's package.
+"""All plugins, found and asked once, and what they bring by name. Built-ins come in by a stranger's door.
 
-A plugin that cannot be imported, misspells a hook, answers with something that is no entry, or claims a taken name is
-left out whole, with a `PluginWarning` that names the package and the reason; everything else works. The switch
-`HARMONET_PLUGINS` helps to find a culprit: `off` loads none, `a,b` loads only those.
+A plugin that cannot be imported, takes too long, was written for another plugin API, misspells a hook or answers with
+something that is no entry is left out whole, with a `PluginWarning` that names the package and the reason; everything
+else works. A file that the user names is another matter: what is wrong with it ends the work.
 """
 
-import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
-from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache, partial
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
 import pluggy
 
 from harmonet import hookspecs
+from harmonet.asking import HOOKS, Plugin, ask
 from harmonet.errors import NotFoundError, PluginWarning, RegistrationError
+from harmonet.finding import Candidate, files, installed, version_of
+from harmonet.registry import BUILT_IN as BUILT_IN
 from harmonet.registry import (
     CONNECTIONS,
     FUSIONS,
@@ -43,9 +42,6 @@ from harmonet.registry import (
     WeightingEntry,
 )
 
-SWITCH = "HARMONET_PLUGINS"
-BUILT_IN = "harmonet"
-REASON_LENGTH = 300  # characters
 BUILT_IN_MODULES = (
     "harmonet.networks",
     "harmonet.fusions",
@@ -53,64 +49,51 @@ BUILT_IN_MODULES = (
     "harmonet.blocks",
     "harmonet.losses",
     "harmonet.metrics",
+    "harmonet.methods",
 )
 
 E = TypeVar("E", bound=Entry)
 
-# hook -> (registry that its answers go to, type of an answer)
-HOOKS: dict[str, tuple[Registry[Any], type[Entry]]] = {
-    "harmonet_networks": (NETWORKS, NetworkEntry),
-    "harmonet_fusions": (FUSIONS, FusionEntry),
-    "harmonet_representations": (REPRESENTATIONS, RepresentationEntry),
-    "harmonet_connections": (CONNECTIONS, ConnectionEntry),
-    "harmonet_losses": (LOSSES, LossEntry),
-    "harmonet_weightings": (WEIGHTINGS, WeightingEntry),
-    "harmonet_metrics": (METRICS, MetricEntry),
-    "harmonet_methods": (METHODS, MethodEntry),
-}
-
-
-@dataclass(frozen=True)
-class Plugin:
-    """One plugin as it was found: entry-point name, package, version, names it brought, why it was left out."""
-
-    name: str
-    package: str
-    version: str
-    entries: tuple[str, ...] = ()
-    problem: str | None = None
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """An installed entry point: its name, package and version, and how to import it."""
-
-    name: str
-    package: str
-    version: str
-    load: Callable[[], Any]
-
 
 @cache
 def load() -> tuple[Plugin, ...]:
-    """Every plugin, built-ins first; the first call registers what they bring.
+    """Every plugin, built-ins first, then packages, then single files; the first call registers what they bring.
 
     Raises:
-        RegistrationError: A plugin called this while it was itself being imported or asked.
+        RegistrationError: A file that the user names cannot be used, or a plugin called this while it was itself being
+            imported or asked.
     """
     manager = pluggy.PluginManager("harmonet")
     manager.add_hookspecs(hookspecs)
-    candidates = [Candidate(m, BUILT_IN, "", partial(import_module, m)) for m in BUILT_IN_MODULES]
+    built_in = [Candidate(m, BUILT_IN, version_of(BUILT_IN), partial(import_module, m)) for m in BUILT_IN_MODULES]
+    plugins: list[Plugin] = []
+    notes: list[str] = []
     with _asking_plugins():
-        plugins = [_admit(manager, candidate) for candidate in [*candidates, *_wanted()]]
-    for plugin in plugins:
-        if plugin.problem is not None:
-            warnings.warn(
-                f"plugin {plugin.name} of {plugin.package} {plugin.version} is left out: {plugin.problem}",
-                PluginWarning,
-                stacklevel=2,
-            )
+        for candidate in [*built_in, *installed(), *files()]:
+            plugins.append(_admitted(manager, candidate, notes))
+    for note in notes:
+        warnings.warn(note, PluginWarning, stacklevel=2)
     return tuple(plugins)
+
+
+def _admitted(manager: pluggy.PluginManager, candidate: Candidate, notes: list[str]) -> Plugin:
+    """The plugin, with all that it brings registered or nothing; what its author will not have wished goes to notes."""
+    plugin, answers = ask(manager, candidate)
+    if plugin.state == "left out":
+        if plugin.file is not None:
+            raise RegistrationError(f"plugin {plugin.file} cannot be used: {str(plugin.problem).removesuffix('.')}.")
+        notes.append(f"plugin {plugin.name} of {plugin.package} {plugin.version} is left out: {plugin.problem}")
+    for hook, entries in answers.items():
+        registry = HOOKS[hook][0]
+        for entry in entries:
+            registry.register(entry, plugin.package)
+            full = f"{plugin.package}:{entry.name}"
+            if f"{BUILT_IN}:{entry.name}" in registry and registry.get(entry.name) != entry:
+                notes.append(
+                    f"{registry.kind} {entry.name} of {plugin.package} {plugin.version} is called {full} here: "
+                    f"{entry.name} alone is the built-in {registry.kind}"
+                )
+    return plugin
 
 
 _asking = ContextVar("_asking", default=False)
@@ -131,92 +114,6 @@ def _asking_plugins() -> Iterator[None]:
         _asking.reset(token)
 
 
-def _wanted() -> list[Candidate]:
-    """Installed plugins that the switch lets in, in an order that does not depend on the file system."""
-    switch = os.environ.get(SWITCH, "on").strip()
-    if switch in ("off", "none", "0"):
-        return []
-    found = sorted(map(_candidate, entry_points(group=hookspecs.GROUP)), key=lambda c: (c.package, c.name))
-    if switch in ("", "on", "all"):
-        return found
-    chosen = {name.strip() for name in switch.split(",")}
-    return [c for c in found if c.name in chosen or c.package in chosen]
-
-
-def _candidate(point: EntryPoint) -> Candidate:
-    """The entry point with its package; where a damaged installation has lost the package's name, with its module's."""
-    try:
-        package, version = (point.dist.name, point.dist.version) if point.dist is not None else ("", "")
-    except Exception:  # without metadata, newer Pythons raise where older ones say None
-        package, version = "", ""
-    return Candidate(point.name, package or point.value.partition(":")[0], version or "", point.load)
-
-
-def _admit(manager: pluggy.PluginManager, candidate: Candidate) -> Plugin:
-    """Import one plugin, ask it, and register all of its answers or none."""
-    name, package, version = candidate.name, candidate.package, candidate.version
-    registered_as = f"{package}:{name}"
-    try:
-        plugin = candidate.load()
-        manager.register(plugin, registered_as)
-        _refuse_misspelt(plugin)
-        manager.check_pending()
-        entries = _answers(manager, plugin)
-        for registry, entry in entries:
-            registry.refuse_taken(entry)
-        names = [f"{registry.kind} {entry.name}" for registry, entry in entries]
-        twice = {n for n in names if names.count(n) > 1}
-        if twice:
-            raise RegistrationError(f"it brings {', '.join(sorted(twice))} twice.")
-    except (Exception, SystemExit) as error:  # a stranger's code can raise anything, and even exit
-        if manager.has_plugin(registered_as):
-            manager.unregister(name=registered_as)
-        return Plugin(name, package, version, problem=_reason(error))
-    for registry, entry in entries:
-        registry.register(entry, package)
-    return Plugin(name, package, version, tuple(entry.name for _, entry in entries))
-
-
-def _reason(error: BaseException) -> str:
-    """The error's type and text on one printable line of bearable length."""
-    try:
-        text = str(error)
-    except Exception:  # a stranger's error can fail to say what it is
-        text = ""
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    text = text if len(text) <= REASON_LENGTH else f"{text[:REASON_LENGTH]} ..."
-    return text if isinstance(error, RegistrationError) else f"{type(error).__name__}: {text}".rstrip(": ")
-
-
-def _refuse_misspelt(plugin: Any) -> None:
-    """Refuse a function called harmonet_* that is no hook or is not marked: pluggy itself passes over both."""
-    for name in dir(plugin):
-        if name.startswith("harmonet_") and callable(getattr(plugin, name)) and name not in HOOKS:
-            close = get_close_matches(name, HOOKS, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"hooks are {', '.join(HOOKS)}."
-            raise RegistrationError(f"it has {name}, which is no hook: {hint}")
-    marked = [name for name in HOOKS if hasattr(getattr(plugin, name, None), "harmonet_impl")]
-    for name in HOOKS:
-        if hasattr(plugin, name) and name not in marked:
-            raise RegistrationError(f"its {name} is not marked: write @harmonet.hookimpl above it.")
-    if not marked:
-        raise RegistrationError(f"it answers no hook: mark one of {', '.join(HOOKS)} with @harmonet.hookimpl.")
-
-
-def _answers(manager: pluggy.PluginManager, plugin: Any) -> list[tuple[Registry[Any], Entry]]:
-    """The plugin's entries, each with the registry it belongs to."""
-    answers: list[tuple[Registry[Any], Entry]] = []
-    for hook, (registry, kind) in HOOKS.items():
-        for implementation in getattr(manager.hook, hook).get_hookimpls():
-            if implementation.plugin is not plugin:
-                continue
-            given = implementation.function()
-            if not isinstance(given, list | tuple) or not all(isinstance(entry, kind) for entry in given):
-                raise RegistrationError(f"{hook} must return a list of {kind.__name__}, found {given!r:.80}.")
-            answers += [(registry, entry) for entry in given]
-    return answers
-
-
 def _find(registry: Registry[E], name: str) -> E:
     """The entry; if the name is unknown, the error also says which plugins were left out."""
     broken = left_out()
@@ -228,7 +125,8 @@ def _find(registry: Registry[E], name: str) -> E:
 
 def left_out() -> str:
     """Words to end an unknown name's error with: which plugins were left out and why; empty where none were."""
-    return "".join(f" Plugin {p.name} of {p.package} was left out ({p.problem})" for p in load() if p.problem)
+    broken = [plugin for plugin in load() if plugin.state == "left out"]
+    return "".join(f" Plugin {p.name} of {p.package} was left out ({p.problem})" for p in broken)
 
 
 def network(name: str) -> NetworkEntry:
@@ -273,8 +171,22 @@ def method(name: str) -> MethodEntry:
 
 
 def provided_by(name: str) -> list[str]:
-    """Package and version of every plugin that brings an entry of this name."""
-    return [f"{plugin.package} {plugin.version}" for plugin in load() if name in plugin.entries]
+    """Package and version of every plugin that brings an entry of this name, or `package:name`."""
+    package, _, short = name.rpartition(":")
+    bringing = [plugin for plugin in load() if short in plugin.entries and package in ("", plugin.package)]
+    return [f"{plugin.package} {plugin.version}" for plugin in bringing]
+
+
+def provider(registry: Registry[Any], name: str) -> dict[str, str]:
+    """Package and version of what brought a registered entry, to be written into a run.
+
+    Of a single file these are its name and SHA-256. What a script registered has its module's name and no version.
+    """
+    package = registry.provider(name)
+    plugin = next((plugin for plugin in load() if plugin.package == package and plugin.entries), None)
+    if plugin is None:
+        return {"package": package, "version": version_of(package)}
+    return {"package": plugin.file.name if plugin.file else package, "version": plugin.version}
 
 
 def list_networks(pattern: str = "*") -> list[str]:

@@ -1,10 +1,11 @@
-"""Registering from a script, without a package."""
+"""Registering from a script, or from a file given by `--plugin`, without a package."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from harmonet import plugins
-from harmonet.registry import FUSIONS, NETWORKS, FusionEntry, NetworkEntry, Paper
+from harmonet.asking import HOOKS, collect
+from harmonet.registry import Entry, FusionEntry, MethodEntry, NetworkEntry, Paper
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,8 +33,7 @@ def register_network(
         entry = NetworkEntry(
             name=name, build=build, summary=summary or _first_line(build), paper=paper, upsampling=upsampling, taps=taps
         )
-        plugins.load()
-        NETWORKS.register(entry, build.__module__)
+        _register("harmonet_networks", entry, build.__module__)
         return build
 
     return decorate
@@ -44,11 +44,35 @@ def register_fusion(name: str, *, summary: str = "", paper: Paper | None = None)
 
     def decorate(build: F) -> F:
         entry = FusionEntry(name=name, build=build, summary=summary or _first_line(build), paper=paper)
-        plugins.load()
-        FUSIONS.register(entry, build.__module__)
+        _register("harmonet_fusions", entry, build.__module__)
         return build
 
     return decorate
+
+
+def register_method(name: str, *, summary: str = "", paper: Paper | None = None) -> Callable[[F], F]:
+    """A decorator that registers a method that is no network from a script, without a package."""
+
+    def decorate(build: F) -> F:
+        entry = MethodEntry(name=name, build=build, summary=summary or _first_line(build), paper=paper)
+        _register("harmonet_methods", entry, build.__module__)
+        return build
+
+    return decorate
+
+
+def _register(hook: str, entry: Entry, module: str) -> None:
+    """Register the entry; of a file that is being loaded as a plugin, as its answer to the hook.
+
+    Raises:
+        RegistrationError: The name is taken: whoever writes a script can choose another.
+    """
+    if collect(hook, entry):
+        return
+    plugins.load()
+    registry = HOOKS[hook][0]
+    registry.refuse_taken(entry)
+    registry.register(entry, module)
 
 
 def _first_line(build: Callable[..., Any]) -> str:

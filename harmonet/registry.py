@@ -1,262 +1,121 @@
-"""Names and what they stand for. An entry is a typed card; a registry refuses a name that is taken.
+"""Names and what they stand for: a registry knows an entry as `package:name`, and by its name where that is enough."""
 
-`build` may be an object or the text "package.module:attribute", which is imported when it is first needed, so that
-listing needs no torch.
-"""
-
-import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from copy import copy
 from fnmatch import fnmatchcase
-from importlib import import_module
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import catalogue
 
+from harmonet.entries import ConnectionEntry as ConnectionEntry
+from harmonet.entries import Entry as Entry
+from harmonet.entries import FusionEntry as FusionEntry
+from harmonet.entries import LossEntry as LossEntry
+from harmonet.entries import MethodEntry as MethodEntry
+from harmonet.entries import MetricEntry as MetricEntry
+from harmonet.entries import NetworkEntry as NetworkEntry
+from harmonet.entries import Paper as Paper
+from harmonet.entries import RepresentationEntry as RepresentationEntry
+from harmonet.entries import WeightingEntry as WeightingEntry
 from harmonet.errors import NotFoundError, RegistrationError, nearest
-from harmonet.platforms import NAME
 
-Build = Callable[..., Any] | str
-
-
-@dataclass(frozen=True)
-class Paper:
-    """Where a method was published."""
-
-    title: str
-    year: int
-    doi: str | None = None
-
-    def __str__(self) -> str:
-        """Title, year and DOI on one line."""
-        return f"{self.title} ({self.year})" + (f", doi:{self.doi}" if self.doi else "")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """A name, how to build what it stands for, and what a reader should know about it.
-
-    Attributes:
-        name: Lower-case name that users type.
-        build: Function or class, or "module:attribute".
-        summary: One line.
-        paper: Publication, None where there is none.
-        published: What of the implementation is as published.
-        our_choice: What the publication leaves open and we decided.
-    """
-
-    name: str
-    build: Build
-    summary: str
-    paper: Paper | None = None
-    published: str = ""
-    our_choice: str = ""
-
-    supplied: ClassVar[tuple[str, ...]] = ()
-
-    def __post_init__(self) -> None:
-        """Refuse a card that could not be listed or typed."""
-        if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
-            raise RegistrationError(f"{self.name!r} is no entry name: use letters, digits, _ and -.")
-        if not self.summary:
-            raise RegistrationError(f"entry {self.name!r} has no summary: say in one line what it is.")
-        if not (callable(self.build) or (isinstance(self.build, str) and ":" in self.build)):
-            raise RegistrationError(f"entry {self.name!r}: build is a callable or the text 'module:attribute'.")
-
-    def load(self) -> Callable[..., Any]:
-        """The thing that builds, imported if it was given as text.
-
-        Raises:
-            RegistrationError: What the text names cannot be imported.
-        """
-        if not isinstance(self.build, str):
-            return self.build
-        module, _, attribute = self.build.partition(":")
-        try:
-            built: Callable[..., Any] = getattr(import_module(module), attribute)
-        except Exception as error:  # a stranger's module can raise anything
-            raise RegistrationError(
-                f"{self.name} cannot be built: importing {self.build} gave {type(error).__name__}: {error}. "
-                "Install what it needs, or leave its package out."
-            ) from error
-        return built
-
-    def options(self) -> dict[str, Any]:
-        """Option names and defaults of `build`, without the parameters that harmonet supplies."""
-        parameters = inspect.signature(self.load()).parameters.values()
-        return {
-            p.name: p.default
-            for p in parameters
-            if p.name not in self.supplied and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-        }
-
-    def check_options(self, options: Mapping[str, Any]) -> None:
-        """Refuse an option that `build` does not have, with the nearest that it has."""
-        known = self.options()
-        takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(self.load()).parameters.values())
-        for name in options:
-            if name not in known and not takes_any:
-                raise NotFoundError(f"{self.name} has no option {name!r}. {nearest(name, known)}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkEntry(Entry):
-    """A single network: `build(in_channels, out_channels, upsampling, **options)` gives an `nn.Module`.
-
-    Attributes:
-        upsampling: Factors it can be built for.
-        taps: Name of a feature to dotted layer path; the first is the default tap.
-        parameters: Number of parameters at 28 channels in and out, upsampling 1, default options.
-        alignment: How predictions at upsampling 2 lie on the source: on its `node`s, 2n - 3 voxels on edge, or in its
-            `cell`s, twice an odd number of voxels.
-        unsupported: Name of a check of the conformance kit that this network is known to fail, to the reason.
-    """
-
-    upsampling: tuple[int, ...] = (1,)
-    taps: Mapping[str, str] = field(default_factory=dict)
-    parameters: int | None = None
-    alignment: Literal["node", "cell"] = "node"
-    unsupported: Mapping[str, str] = field(default_factory=dict)
-
-    supplied: ClassVar[tuple[str, ...]] = ("in_channels", "out_channels", "upsampling")
-
-    def __post_init__(self) -> None:
-        """Refuse factors and taps that composing could not read, such as `upsampling=2` or `taps="body"`."""
-        super().__post_init__()
-        factors: Any = self.upsampling
-        taps: Any = self.taps
-        if not (isinstance(factors, tuple | list) and factors and all(type(f) is int and f > 0 for f in factors)):
-            raise RegistrationError(f"entry {self.name!r}: upsampling is a tuple such as (1, 2), not {factors!r}.")
-        if not (isinstance(taps, Mapping) and all(isinstance(t, str) for item in taps.items() for t in item)):
-            raise RegistrationError(
-                f"entry {self.name!r}: taps is a dict such as {{'features': 'body'}}, a feature name to a layer, "
-                f"not {taps!r}."
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class FusionEntry(Entry):
-    """A fusion: `build(sources, target, **options)` gives a `harmonet.Fusion`.
-
-    Attributes:
-        unsupported: Name of a check of the conformance kit that this fusion is known to fail, to the reason.
-    """
-
-    unsupported: Mapping[str, str] = field(default_factory=dict)
-
-    supplied: ClassVar[tuple[str, ...]] = ("sources", "target")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RepresentationEntry(Entry):
-    """A representation: `build(shells, **options)` gives a `harmonet.Representation`."""
-
-    supplied: ClassVar[tuple[str, ...]] = ("shells",)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConnectionEntry(Entry):
-    """A connection network: `build(features, prediction, **options)` gives an `nn.Module`.
-
-    `features` is a list of sizes (C, X, Y, Z), one for each tensor that its forward takes, `prediction` the size
-    (C, X, Y, Z) that it gives.
-    """
-
-    supplied: ClassVar[tuple[str, ...]] = ("features", "prediction")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossEntry(Entry):
-    """A loss: `build(groups, **options)` gives a function (prediction, truth, inside, variance) to a scalar tensor.
-
-    `groups` names slices of channels, such as `l = 2`; prediction and truth are (B, C, X, Y, Z), `inside`
-    (B, 1, X, Y, Z) is 1 in the mask, `variance` is None where the network predicts none.
-    """
-
-    supplied: ClassVar[tuple[str, ...]] = ("groups",)
-
-
-@dataclass(frozen=True, kw_only=True)
-class WeightingEntry(Entry):
-    """A weighting of loss terms: `build(terms, **options)` gives a `harmonet.losses.weighting.Weighting`.
-
-    `terms` lists (stage, platform), one for each term of the loss.
-    """
-
-    supplied: ClassVar[tuple[str, ...]] = ("terms",)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MetricEntry(Entry):
-    """A metric: `build(**options)` gives a function (prediction, truth) of two images to a number, or to None.
-
-    None says that there is nothing to measure: no second shell, no label map.
-
-    Attributes:
-        unit: Of the number; empty for a ratio, and for squared units of the channels.
-        best: The number of a perfect prediction: statistics are those of |number - best|.
-        routine: Whether it is measured unless metrics are asked for by name; one that takes long is not.
-        grouped: Whether it is also taken of each group of channels, as `name l = 2`; `build` then has the parameter
-            `group`, the name of a group or None for all channels.
-    """
-
-    unit: str = ""
-    best: float = 0.0
-    routine: bool = True
-    grouped: bool = False
-
-    supplied: ClassVar[tuple[str, ...]] = ("group",)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MethodEntry(Entry):
-    """A method that is no network: `build(groups, **options)` gives a `harmonet.Method`.
-
-    `groups` names slices of channels, such as `l = 2`.
-    """
-
-    supplied: ClassVar[tuple[str, ...]] = ("groups",)
-
+BUILT_IN = "harmonet"  # the package whose entries keep their short names, whoever else claims them
 
 E = TypeVar("E", bound=Entry)
 
 
 class Registry(Generic[E]):
-    """Entries of one kind by name, stored in a catalogue namespace, with the package that brought each."""
+    """Entries of one kind, stored in a catalogue namespace, with the package that brought each.
+
+    Each can be had as `package:name`. `name` alone stands for a built-in, else for the one entry of that name; where
+    several packages have brought one, it stands for none of them.
+    """
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
+        # By name what came first, by package:name what came later from another package.
         self._store: Any = catalogue.create("harmonet", kind, entry_points=False)
-        self._providers: dict[str, str] = {}
-
-    def refuse_taken(self, entry: E) -> None:
-        """Raise if the name stands for something else already (catalogue itself would overwrite it)."""
-        if entry.name in self._store and self._store.get(entry.name) != entry:
-            raise RegistrationError(
-                f"{self.kind} {entry.name!r} is taken by {self._providers[entry.name]}: choose another name."
-            )
+        self._providers: dict[str, str] = {}  # name to the package that came first
+        self._later: list[str] = []  # packages that came later with any name
 
     def register(self, entry: E, provider: str) -> E:
-        """Store the entry; the same entry twice is no harm, another under a taken name is refused."""
-        self.refuse_taken(entry)
-        self._store.register(entry.name, func=entry)
-        self._providers.setdefault(entry.name, provider)
+        """Store the entry; the same entry twice is no harm, another of that name by the same package is refused."""
+        self.refuse_taken(entry, provider)
+        first = self._providers.setdefault(entry.name, provider) == provider
+        self._store.register(entry.name if first else f"{provider}:{entry.name}", func=entry)
+        if not first and provider not in self._later:
+            self._later.append(provider)
         return entry
 
+    def refuse_taken(self, entry: E, provider: str | None = None) -> None:
+        """Raise if the package, or any where None, has another entry of that name."""
+        for package, other in self._claims(entry.name).items():
+            if provider in (package, None) and other != entry:
+                raise RegistrationError(f"{self.kind} {entry.name!r} is taken by {package}: choose another name.")
+
     def get(self, name: str) -> E:
-        """The entry of that name, or an error with the nearest name."""
-        if name not in self._store:
-            raise NotFoundError(f"no {self.kind} {name!r}. {nearest(name, self.names())}")
-        entry: E = self._store.get(name)
+        """The entry of that name; of one that is asked for as `package:name`, that is then its name.
+
+        Raises:
+            NotFoundError: No entry has that name, or several have.
+        """
+        package, qualified, short = name.rpartition(":")
+        if name not in self:
+            known = [f"{p}:{n}" for n in self._short_names() for p in self._claims(n)] if qualified else self.names()
+            raise NotFoundError(f"no {self.kind} {name!r}. {nearest(name, known)}")
+        entry = self._claims(short)[package or self.provider(name)]
+        if qualified:
+            entry = copy(entry)
+            object.__setattr__(entry, "name", name)  # not `replace`, which refuses what no card may call itself
         return entry
 
     def provider(self, name: str) -> str:
-        """The package that brought the entry."""
-        return self._providers[name]
+        """The package that brought the entry.
+
+        Raises:
+            NotFoundError: Several have brought an entry of that name, and none is built in.
+        """
+        package, _, short = name.rpartition(":")
+        claims = self._claims(short)
+        first = next(iter(claims))
+        if package or first == BUILT_IN:
+            return package or first
+        if any(entry != claims[first] for entry in claims.values()):
+            words = " or ".join(f"{claimant}:{short}" for claimant in claims)
+            raise NotFoundError(f"{self.kind} {short!r} is brought by {' and '.join(claims)}: write {words}.")
+        return first
+
+    def __contains__(self, name: str) -> bool:
+        """Whether an entry has that name, or several have."""
+        package, qualified, short = name.rpartition(":")
+        claims = self._claims(short)
+        return package in claims if qualified else bool(claims)
 
     def names(self, pattern: str = "*") -> list[str]:
-        """Registered names that match the wildcard pattern, sorted."""
-        return sorted(name for name in self._store.get_all() if fnmatchcase(name, pattern))
+        """Names that match the wildcard pattern, sorted: short ones, and `package:name` where short says too little."""
+        return sorted(
+            name
+            for short in self._short_names()
+            for name in self._listed(short)
+            if fnmatchcase(name, pattern) or fnmatchcase(short, pattern)
+        )
+
+    def _listed(self, short: str) -> list[str]:
+        """By which names the entries of one short name are listed."""
+        claims = self._claims(short)
+        try:
+            meant = [claims[self.provider(short)]]
+        except NotFoundError:
+            meant = []
+        return [short] * len(meant) + [f"{package}:{short}" for package in claims if claims[package] not in meant]
+
+    def _short_names(self) -> set[str]:
+        return {key.rpartition(":")[2] for key in self._store.get_all()}
+
+    def _claims(self, short: str) -> dict[str, E]:
+        """Package to its entry of that name, the one that came first before the others."""
+        first = self._providers.get(short, "")
+        keys = {first: short} | {package: f"{package}:{short}" for package in self._later if package != first}
+        return {package: self._store.get(key) for package, key in keys.items() if key in self._store}
 
 
 NETWORKS: Registry[NetworkEntry] = Registry("network")

@@ -166,7 +166,7 @@ USAGE = {
         ["demo", "--out", "out", "--subjects", "2"],
         "'--subjects': Input should be greater than or equal to 3",
     ),
-    "a missing option": (["compose", "--fusion", "msp"], "Missing option '--single'"),
+    "a missing option": (["compose", "--fusion", "msp"], "name networks with --single"),
     "a missing argument": (["train", "--out", "out"], "Missing argument 'RECIPE'"),
     "nothing at all": ([], "Usage: "),
 }

@@ -15,6 +15,7 @@ import pytest
 import tomli_w
 from bench import SMALL, Ended, listing, one_line, process
 
+from harmonet.cli.train import reading_of
 from harmonet.files import sha256
 from harmonet.recipe import read_recipe, to_toml
 from harmonet.training.checkpoint import Checkpoints
@@ -229,6 +230,13 @@ def test_a_mask_is_made_when_asked_and_said_so(bench, invoke):
     ended = invoke("data", "check", bench.heads, "--mask", "auto")
     assert "mask: made with dipy's median_otsu" in ended.err
     assert (ended.status, "12 acquisitions, all usable" in ended.out) == (0, True)
+
+
+def test_that_masks_are_made_is_told_to_whoever_listens(tmp_path, capsys):
+    said = []
+    assert reading_of(tmp_path, "auto", None, said.append).auto_mask
+    assert said == ["mask: made with dipy's median_otsu where there is none"]
+    assert capsys.readouterr() == ("", "")  # of several processes, one speaks
 
 
 @pytest.mark.parametrize("verb", VERBS)

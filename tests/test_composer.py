@@ -108,3 +108,15 @@ def test_a_composition_that_cannot_work_is_refused_with_a_sentence(settings, err
     options = {**SMALL, **settings.pop("options", {})} if "options" in settings else SMALL
     with pytest.raises(error, match=words):
         hn.compose(**{"fusion": None, **settings}, options=options)
+
+
+@pytest.mark.parametrize("fusion", ["msp", "gated", "cross_stitch"])
+def test_a_feature_that_no_connection_can_read_is_refused_with_layers_that_can_be(fusion):
+    layers = [nn.Conv3d(28, 5, 1, stride=3), nn.Upsample(size=11), *(nn.ReLU() for _ in range(6)), nn.Conv3d(5, 28, 1)]
+    singles = {"a": "diqt", "b": nn.Sequential(*layers)}
+    with pytest.raises(ShapeError, match="no two convolutions lead") as caught:
+        hn.compose(singles, fusion, "a", taps={"b": "0"}, options=SMALL)
+    named = [word.strip(",.").removeprefix("b=") for word in str(caught.value).split() if word.startswith("b=")]
+    assert named == ["4", "5", "6", "7", "8"]  # five of the eight, the last
+    for name in named:
+        hn.compose(singles, fusion, "a", taps={"b": name}, options=SMALL)

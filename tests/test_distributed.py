@@ -3,6 +3,7 @@
 Run by itself under torchrun, this file is the training that its tests look at.
 """
 
+import copy
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import torch
 from heads import UPSAMPLING, make_head
 from torch import nn
+from torch._dynamo.utils import counters
 
 import harmonet as hn
 from harmonet.data.patches import PatchFeed
@@ -26,6 +28,7 @@ from harmonet.training.checkpoint import Checkpoints
 from harmonet.training.engine import ALONE, Engine, launched
 from harmonet.training.history import History
 from harmonet.training.loop import fit
+from harmonet.training.objective import Objective
 from harmonet.training.schedule import Manner, Schedule
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
@@ -113,6 +116,7 @@ def ends(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     done = subprocess.run([*TORCHRUN, __file__, str(folder)], capture_output=True, text=True, timeout=300, env=env())
     assert done.returncode == 0, done.stderr
+    assert "find_unused_parameters" not in done.stderr  # torch's warning, where all are used
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
@@ -153,6 +157,77 @@ def test_two_passes_train_as_one_where_nothing_is_normalised_over_the_batch(tmp_
     for line, other in zip(one["history"], two["history"], strict=True):
         assert other["loss"] == pytest.approx(line["loss"], rel=SAME_HISTORY)
         assert other["score"] == pytest.approx(line["score"], rel=SAME_HISTORY)
+
+
+def near_feed():
+    """One platform of one head, in batches of 4 and of 1."""
+    head = make_head("a", 0)
+    standard = {"src": statistics([head.source], "src"), "near": statistics([head.targets["near"]], "near")}
+    return [PatchFeed([head], standard, "src", {"near": 1}, 7, 5, 0)] * 2
+
+
+class Heavy(nn.Conv3d):
+    """A layer that adds to the loss."""
+
+    def penalty(self):
+        return 1e5 * self.weight.square().sum()
+
+
+def test_what_layers_add_counts_the_same_in_a_short_last_step_of_fewer_passes(tmp_path):
+    ends = []
+    for number in (1, 2):
+        torch.manual_seed(0)
+        model = doubled(hn.compose({"near": Heavy(6, 6, 1)}, None, channels=6, patch_size=7))
+        ends.append(train(ALONE, tmp_path / str(number), model, near_feed(), accumulate=number))
+    one, two = (end["weights"]["singles.near.weight"] for end in ends)
+    torch.testing.assert_close(two, one, rtol=SAME_WEIGHTS, atol=0)
+
+
+@pytest.mark.parametrize("spare", [False, True])
+def test_parameters_that_no_prediction_reaches_are_looked_for_only_where_there_are_such(spare):
+    net = nn.Conv3d(6, 6, 1)
+    net.spare = nn.Conv3d(1, 1, 1) if spare else None
+    model = hn.compose({"near": net}, None, channels=6, patch_size=7)
+    assert Objective(model, torch.zeros(1, 6, 7, 7, 7)).reaches_all is not spare
+
+
+def plain():
+    return nn.Sequential(nn.Conv3d(2, 2, 1), nn.ReLU())
+
+
+class Named(nn.Module):
+    """A network that defines its own forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = plain()
+
+    def forward(self, x):
+        return self.body(x) + x
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ALONE.can_compile, reason="there is no C++ compiler")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # of torch's own files
+@pytest.mark.parametrize("build", [plain, Named])
+def test_a_network_is_compiled_whoever_wrote_its_forward(build):
+    network, x = build(), torch.randn(1, 2, 3, 3, 3)
+    expected, names = network(x), list(network.state_dict())
+    torch.compiler.reset()
+    before = counters["stats"]["unique_graphs"]
+    ALONE.compile(network)
+    torch.testing.assert_close(network(x), expected)
+    assert counters["stats"]["unique_graphs"] == before + 1
+    assert list(network.state_dict()) == names
+    torch.testing.assert_close(copy.deepcopy(network)(x), expected)
+
+
+def test_compiling_without_a_compiler_is_refused_in_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(RunError, match=r"^\[training\] compile = true needs a C\+\+ compiler, found none of g\+\+, "):
+        train(ALONE, tmp_path, model_of(normalised=False), near_feed(), compile=True)
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path):

@@ -335,3 +335,21 @@ def test_a_gpu_says_the_same(head):
         for one, other in zip(expected, found, strict=True):
             for platform in UPSAMPLING:
                 assert np.allclose(one[platform], other[platform], atol=1e-4)
+
+
+def test_what_each_network_of_a_committee_says_is_kept_where_it_is_asked_for(head):
+    torch.manual_seed(0)
+    networks = {"near": ["shresnet", "diqt", "diqt"]}
+    model = hn.compose(networks, "ensemble", channels=6, patch_size=7, options=SMALL)
+    where, standardised = where_of(head), head.source.channels
+    asked = predict_stages(model, standardised, head.source.mask, where, 7, members=True)
+    plain = predict_stages(model, standardised, head.source.mask, where, 7)
+    assert [stage.members for stage in plain] == [[], []]
+    found = [member["near"] for member in asked[0].members]
+    assert len(found) == 3
+    assert np.array_equal(asked[-1]["near"], plain[-1]["near"])
+    assert np.allclose(np.mean(found, axis=0), plain[-1]["near"], atol=1e-5)
+    assert np.allclose(found[0], plain[0]["near"], atol=1e-5)
+    assert not np.allclose(found[1], found[2], atol=1e-2)
+    without = predict_stages(model, standardised, head.source.mask, {}, 7, members=True)
+    assert [stage.members for stage in without] == [[{}, {}, {}], []]

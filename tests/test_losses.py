@@ -14,6 +14,7 @@ from torch.nn.functional import huber_loss, l1_loss, mse_loss
 import harmonet as hn
 from harmonet import plugins
 from harmonet.errors import HarmonetError, NotFoundError, RecipeError, RunError
+from harmonet.losses.by_order import ByOrder
 from harmonet.losses.surgery import dual_cone_weights, surgery
 from harmonet.losses.weighting import Weighting
 from harmonet.registry import LOSSES, WEIGHTINGS
@@ -178,7 +179,7 @@ TABLE = {
     [
         ("huber", {"delta": 0}, "delta 0: give a number above 0"),
         ("heteroscedastic", {"floor": -1}, "floor -1: give a variance above 0"),
-        ("by_order", {"weights": "orders"}, "weights 'orders': use equal, inverse_variance, or a table"),
+        ("by_order", {"weights": "orders"}, "weights 'orders': use equal, falling, inverse_variance, or a table"),
         ("by_order", {"weights": {"l = 3": 1.0}}, "weight for 'l = 3'. Did you mean l = "),
         ("by_order", {"weights": {"l = 2": -1.0}}, "weight -1.0 for 'l = 2': give 0 or more"),
         ("by_order", {"weights": {"l = 0": 0.0, "l = 2": 0.0}}, "weights that are all 0"),
@@ -189,6 +190,14 @@ TABLE = {
 def test_a_loss_that_cannot_be_built_is_refused(name, options, words):
     with pytest.raises(HarmonetError, match=words):
         check_objective(TABLE | {"name": name, "options": options}, GROUPS)
+
+
+def test_falling_weights_are_a_third_from_order_to_order_on_every_shell():
+    groups = {"b = 1000, l = 0": slice(0, 1), "b = 1000, l = 2": slice(1, 6), "b = 2000, l = 4": slice(6, 15)}
+    loss = ByOrder(groups, "falling")
+    weights = list(loss.weights.values())
+    assert sum(weights) == pytest.approx(1)
+    assert [w / weights[0] for w in weights] == pytest.approx([1, 1 / 3, 1 / 9])
 
 
 def test_by_order_needs_groups():

@@ -21,8 +21,11 @@ from harmonet.platforms import Task, preset
 from harmonet.reading import Reading
 from harmonet.recipe import parse
 from harmonet.runs.agreement import restandardised
-from harmonet.runs.members import first_composition
+from harmonet.runs.export import export
+from harmonet.runs.material import gather, split_of
+from harmonet.runs.members import first_composition, pinned_runs
 from harmonet.runs.train import choice, single_recipe, train
+from harmonet.training.engine import ALONE
 
 SMALL = TINY | {"shnet": {"width": 4}}
 
@@ -239,6 +242,41 @@ def test_choosing_reads_no_test_subject(old_run, tiny_heads, tmp_path):
         nib.save(nib.Nifti1Image(np.full(image.shape, np.nan, dtype=np.float32), image.affine), path)
     again = train(old_run.recipe, open_dataset(heads), tmp_path / "run", quiet)
     assert again.facts["validation"] == old_run.facts["validation"]
+
+
+@pytest.fixture(scope="module")
+def travelled(old_run, tmp_path_factory):
+    """The old run as it was given away, its subjects without names."""
+    out = tmp_path_factory.mktemp("travelled") / "model"
+    export(old_run, out)
+    return out
+
+
+def pinned(candidate, heads, out, **split):
+    """What is said of a trained run as a member, where these subjects are held out."""
+    recipe, dataset, said = recipe_for({"prisma_st": [str(candidate)]}), open_dataset(heads), []
+    recipe = recipe.model_copy(update={"split": recipe.split.model_copy(update=split)})
+    reading = Reading(say=said.append)
+    pinned_runs(gather(recipe, dataset, split_of(recipe, dataset), out, quiet, reading, ALONE), reading)
+    return said
+
+
+@pytest.mark.parametrize("held", [{"test": ["sim01"]}, {"validation": ["sim01"]}])
+def test_a_member_that_has_seen_who_is_held_out_is_refused_under_any_name(
+    old_run, travelled, tiny_heads, held, tmp_path
+):
+    for candidate, who in ((old_run.folder, "sim01"), (travelled, r"sim01 \(there subject-1\)")):
+        with pytest.raises(RunError, match=rf"was trained on {who}, who is held out here: split alike"):
+            pinned(candidate, tiny_heads, tmp_path, **held)
+
+
+def test_a_member_without_fingerprints_says_that_nobody_can_check_what_it_has_seen(travelled, tiny_heads, tmp_path):
+    assert pinned(travelled, tiny_heads, tmp_path) == []
+    bare = shutil.copytree(travelled, tmp_path / "bare")
+    facts = json.loads((bare / "model.json").read_text())
+    (bare / "model.json").write_text(json.dumps({key: value for key, value in facts.items() if key != "images"}))
+    (said,) = pinned(bare, tiny_heads, tmp_path)
+    assert "whether it has seen the subjects who are held out here cannot be checked" in said
 
 
 def test_a_single_of_several_targets_reads_the_shells_that_all_of_them_share():

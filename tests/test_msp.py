@@ -355,3 +355,40 @@ class Constant(nn.Module):
 
     def forward(self, *_):
         return self.value
+
+
+@every_case
+def test_learned_weights_begin_as_the_mean(case, stages):
+    """The same networks, and at first the same predictions; at alpha 0 still the single network bit for bit."""
+    mean, learned = (composed(case, stages=stages, weights=weights) for weights in ("mean", "learned"))
+    learned.load_state_dict(mean.state_dict(), strict=False)
+    for alpha in (0.0, 0.4, 1.0):
+        set_alpha(mean, alpha)
+        set_alpha(learned, alpha)
+        for stage, other in zip(mean(patch()), learned(patch()), strict=True):
+            for platform in stage:
+                assert torch.allclose(stage[platform], other[platform], atol=1e-12)
+    set_alpha(learned, 0.0)
+    found = learned(patch())
+    target = next(iter(learned.fusions))
+    assert torch.equal(found[-1][target], found[0][target])
+
+
+def test_learned_weights_favour_the_prediction_that_is_right():
+    """Each channel has its own; whatever they are they add to 1, and a step of training moves them."""
+    model = composed("same size", weights="learned")
+    set_alpha(model, 1.0)
+    fusion = model.fusions["a"]
+    with torch.no_grad():
+        fusion.logits[0, 0, 1] = 50.0  # the own prediction, channel 1
+    stages = model(patch())
+    assert torch.allclose(stages[-1]["a"][:, 1], stages[0]["a"][:, 1])
+    assert not torch.allclose(stages[-1]["a"][:, 0], stages[0]["a"][:, 0])
+    stages[-1]["a"].square().mean().backward()
+    assert fusion.logits.grad[0, :, 0].abs().max() > 0
+    assert fusion.logits.grad.sum(1).abs().max() < 1e-9
+
+
+def test_weights_that_are_none_are_refused():
+    with pytest.raises(NotFoundError, match="msp has no weights 'median'"):
+        composed("same size", weights="median")

@@ -244,7 +244,7 @@ def two_places(shift):
     image = nib.Nifti1Image(np.ones((4, 4, 4), np.float32), AFFINE)
     beside = AFFINE.copy()
     beside[2, 3] += shift
-    image.set_sform(AFFINE, 1)
+    image.set_sform(AFFINE, 3)
     image.set_qform(beside, 1)
     return image.to_bytes()
 
@@ -257,8 +257,9 @@ def test_a_qform_beside_the_sform_is_said_and_the_sform_is_used(tmp_path):
         rf"{path} has a qform and an sform up to 0\.5\d mm apart .* the sform is used: .*\.", *header.warnings
     )
     np.testing.assert_allclose(header.affine, AFFINE, atol=1e-5)
+    assert header.codes == (3, 3)  # the sform's, whose affine is written again, and not the qform's
     path.write_bytes(two_places(0.05))
-    assert read_header(path).warnings == ()
+    assert (read_header(path).warnings, read_header(path).codes) == ((), (1, 3))
 
 
 def gzip_faults():

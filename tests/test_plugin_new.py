@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from bench import one_line
 
+from harmonet.hookspecs import API
+
 KINDS = {"network": "my_net", "fusion": "my_fusion"}
 
 
@@ -49,6 +51,7 @@ def test_every_file_of_a_package_is_there_and_no_placeholder_is_left(kind, name,
     project = tomllib.loads(files["pyproject.toml"])["project"]
     assert (project["name"], project["entry-points"]["harmonet"]) == (distribution, {name: module})
     assert len(files[code].splitlines()) <= 60
+    assert f"\nharmonet_api = {API} " in files[f"src/{module}/__init__.py"]
     assert "licence" in files["README.md"].lower()
     assert "license" not in project  # the author's to choose
 

@@ -40,19 +40,23 @@ def install(folder, package, source, version="1.0", points=None, metadata=True):
     (info / "entry_points.txt").write_text("\n".join(["[harmonet]", *lines, ""]))
 
 
-def run(folder, *words, switch=None):
-    """A Python process that sees the folder's distributions."""
-    environment = {key: value for key, value in os.environ.items() if key != "HARMONET_PLUGINS"}
+def environment_of(folder, **settings):
+    """The environment of a process that sees the folder's distributions; settings are HARMONET_<name>."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("HARMONET_PLUGIN")}
     environment["PYTHONPATH"] = os.pathsep.join([str(folder), str(ROOT)])
-    if switch is not None:
-        environment["HARMONET_PLUGINS"] = switch
+    return environment | {f"HARMONET_{name}": str(value) for name, value in settings.items()}
+
+
+def run(folder, *words, switch=None, **settings):
+    """A Python process that sees the folder's distributions."""
+    environment = environment_of(folder, **settings, **({} if switch is None else {"PLUGINS": switch}))
     words = [sys.executable, "-W", "always", *words]
     return subprocess.run(words, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
 
 
-def listed(folder, what="plugins", switch=None):
+def listed(folder, what="plugins", switch=None, **settings):
     """The rows of `harmonet list`, by name, and what stderr said."""
-    done = run(folder, "-m", "harmonet", "list", what, "--json", switch=switch)
+    done = run(folder, "-m", "harmonet", "list", what, "--json", switch=switch, **settings)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     return {row["plugin" if what == "plugins" else "name"]: row for row in json.loads(done.stdout)}, done.stderr
@@ -106,10 +110,15 @@ BAD = {
         "harmonet_networks must return a list of NetworkEntry, found [FusionEntry(name='lost'",
     ),
     "has_a_bad_card": (hook(f"[{network('two words')}]"), "'two words' is no entry name"),
-    "claims_a_built_in_name": (
-        hook(f"[{network('lost')}, {network('diqt')}]"),
-        "network 'diqt' is taken by harmonet: choose another name.",
+    "is_for_a_newer_harmonet": (
+        "harmonet_api = 7\n" + hook("[]"),
+        "it needs plugin API 7, this harmonet takes 1: upgrade harmonet.",
     ),
+    "says_its_api_in_words": (
+        "harmonet_api = '1'\n" + hook("[]"),
+        "its harmonet_api is '1': write a whole number, such as harmonet_api = 1.",
+    ),
+    "raises_what_is_no_exception": ("class Odd(BaseException): pass\nraise Odd('so')", "Odd: so"),
     "brings_a_name_twice": (hook(f"[{network('lost')}] * 2"), "it brings network lost twice."),
     "registers_at_import": (
         "import harmonet as hn\n@hn.register_network('lost')\ndef build(in_channels, out_channels, upsampling): ...",
@@ -174,24 +183,14 @@ def test_a_good_plugin_is_listed_with_package_version_and_what_it_brings(tmp_pat
         "plugin": "nice",
         "package": "good",
         "version": "0.4",
-        "state": "loaded",
+        "file": None,
+        "api": 1,
+        "hooks": {"harmonet_networks": ["fine", "finer"], "harmonet_fusions": ["fine"]},
         "brings": ["fine", "finer", "fine"],
+        "state": "loaded",
         "problem": "",
     }
     assert warnings_of(stderr) == []
-
-
-def test_of_two_plugins_that_claim_one_name_the_first_by_package_keeps_it(tmp_path):
-    for package in ("beta", "alpha"):  # neither the order of writing nor that of the file system decides
-        install(tmp_path, package, hook(f"[{network('same', package)}, {network(f'only_{package}')}]"))
-    rows, stderr = listed(tmp_path, "networks")
-    assert (rows["same"]["from"], rows["same"]["summary"]) == ("alpha", "alpha")
-    assert "only_alpha" in rows
-    assert "only_beta" not in rows
-    assert warnings_of(stderr) == [
-        "harmonet: PluginWarning: plugin beta of beta 1.0 is left out: "
-        "network 'same' is taken by alpha: choose another name."
-    ]
 
 
 def test_the_same_card_from_two_packages_is_no_harm(tmp_path):
@@ -266,11 +265,19 @@ def test_the_switch_lets_in_what_it_names_by_package_or_entry_point(tmp_path, sw
     install(tmp_path, "bad", BAD["raises_at_import"][0])
     rows, stderr = listed(tmp_path, switch=switch)
     assert rows.keys() >= BUILT_IN
-    assert sorted(row["package"] for row in rows.values() if row["package"] in ("alpha", "bad", "beta")) == found
+    theirs = {row["package"]: row for row in rows.values() if row["package"] in ("alpha", "bad", "beta")}
+    assert sorted(package for package, row in theirs.items() if row["state"] != "switched off") == found
+    assert sorted(theirs) == ["alpha", "bad", "beta"]  # what is switched off is listed, with the switch
+    for package in theirs.keys() - set(found):
+        assert theirs[package]["problem"] == f"HARMONET_PLUGINS={switch.strip()} does not let it in"
     assert len(warnings_of(stderr)) == ("bad" in found)
 
 
-@pytest.mark.parametrize("words", [["--help"], ["list", "--help"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["--version"], ["list", "--help"], ["train", "--help"], ["plugin", "new", "--help"]],
+    ids=" ".join,
+)
 def test_help_answers_with_a_broken_plugin_installed_and_imports_none(tmp_path, words):
     mark = tmp_path / "imported"
     install(tmp_path, "bad", f"open({str(mark)!r}, 'w'); raise OSError")

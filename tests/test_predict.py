@@ -20,11 +20,12 @@ from harmonet.data.layout import open_dataset
 from harmonet.data.represent import decoded
 from harmonet.data.scan import read_scan
 from harmonet.errors import DataError, HarmonetError, OutputError
+from harmonet.inference import Filled
 from harmonet.metrics.diffusion import tensor
 from harmonet.metrics.image import Context, Image, Signal
 from harmonet.platforms import Grid
 from harmonet.runs.predict import Output, predict, predict_cohort, write_predictions
-from harmonet.runs.predict.caution import disagreement
+from harmonet.runs.predict.caution import disagreement, voices
 
 NEAR, FINE = "prisma_st", "connectom_sa"
 MRTRIX = pytest.mark.skipif(
@@ -178,11 +179,43 @@ def test_headers_are_exact_for_every_file(readable):
         header = image.header
         assert np.array_equal(image.affine, source.affine)
         assert np.allclose(header.get_qform(), image.affine, atol=1e-5)
-        assert (int(header["sform_code"]), int(header["qform_code"])) == (1, 1)
+        assert codes_of(image) == codes_of(source)
         assert header.get_xyzt_units()[0] == "mm"
         assert np.allclose(header.get_zooms()[:3], 2.4)
         assert (image.dataobj.slope, image.dataobj.inter) == (1, 0)
         assert image.get_data_dtype() == (np.uint8 if kind == "mask" else np.float32)
+
+
+def codes_of(image):
+    """Of qform and sform."""
+    return int(image.header["qform_code"]), int(image.header["sform_code"])
+
+
+@pytest.mark.parametrize("codes", [(1, 1), (2, 2), (4, 1), (0, 2), (1, 0)])
+def test_what_space_the_inputs_affine_leads_to_is_said_of_the_prediction_too(
+    run, acquisition, predictions, codes, tmp_path
+):
+    source = nib.load(acquisition.dwi)
+    source.set_sform(source.affine, codes[1])
+    source.set_qform(source.affine, codes[0])
+    nib.save(source, tmp_path / "dwi.nii.gz")
+    scan = read_scan(replace(acquisition, dwi=tmp_path / "dwi.nii.gz"))
+    write_predictions(run, scan, predictions, tmp_path / "out", "new")
+    for platform, inner in ((NEAR, np.eye(4)), (FINE, np.diag([0.5, 0.5, 0.5, 1]))):
+        for kind in ("sh", "dwi", "mask"):
+            image = nib.load(tmp_path / "out" / f"new_space-{platform}_{kind}.nii.gz")
+            assert codes_of(image) == codes
+            assert np.allclose(image.affine, source.affine @ inner, atol=1e-6)
+            assert codes[1] == 0 or np.array_equal(image.affine, source.affine @ inner)
+
+
+def test_a_grid_that_is_given_says_what_space_its_affine_leads_to(run, scan, tmp_path):
+    grid = nib.Nifti1Image(np.zeros(scan.mask.shape, np.int16), scan.grid.affine)
+    grid.set_sform(scan.grid.affine, 4)
+    nib.save(grid, tmp_path / "grid.nii.gz")
+    predicted = predict(run, scan, [NEAR], onto=tmp_path / "grid.nii.gz")
+    write_predictions(run, scan, predicted, tmp_path, "new")
+    assert codes_of(nib.load(tmp_path / f"new_space-{NEAR}_sh.nii.gz")) == codes_of(grid) == (0, 4)
 
 
 def test_directions_are_the_targets_the_inputs_or_those_that_are_given(run, scan, predictions, tmp_path):
@@ -358,11 +391,23 @@ def test_disagreement_is_the_sample_deviation_over_the_stages_that_speak():
     rng = np.random.default_rng(0)
     stages = [{"a": rng.normal(size=(3, 4, 2, 5)).astype(np.float32)} for _ in range(3)] + [{"b": np.zeros(1)}]
     mask = rng.random((3, 4, 2)) > 0.3
-    found = disagreement(stages, "a", mask)
+    found = disagreement(voices(stages, "a"), mask)
     said = np.stack([stage["a"] for stage in stages[:3]])
     expected = np.sqrt(((said - said.mean(axis=0)) ** 2).sum(axis=0).mean(axis=-1) / 2) * mask
     assert np.allclose(found, expected, atol=1e-6)
-    assert disagreement(stages, "b", mask) is None
+    assert disagreement(voices(stages, "b"), mask) is None
+
+
+def test_disagreement_is_that_of_the_networks_of_a_platform_where_it_has_several():
+    rng = np.random.default_rng(0)
+    said = [{"a": rng.normal(size=(3, 4, 2, 5)).astype(np.float32)} for _ in range(3)]
+    first, last = Filled(), Filled()
+    first.members = said
+    for stage in (first, last):
+        stage["a"] = said[0]["a"]
+    assert all(heard is member["a"] for heard, member in zip(voices([first, last], "a"), said, strict=True))
+    first.members = []
+    assert all(heard is said[0]["a"] for heard in voices([first, last], "a"))
 
 
 def test_caution_maps_are_about_one_for_a_head_like_the_others_and_grow_where_it_is_not(run, scan):

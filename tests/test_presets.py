@@ -31,10 +31,14 @@ def test_every_value_of_a_preset_is_in_the_recipe_and_its_name_in_the_note(name)
     recipe = recipe_of(TASK, NETWORKS, fusion="msp", preset=name)
     tables = recipe.model_dump()
     for table, values in preset(name).items():
+        options = {key: (tables[table]["options"][key], given) for key, given in values.get("options", {}).items()}
+        if table == "model":
+            assert all({key: found[key] for key in given} == given for found, given in options.values())
+            values = {key: value for key, value in values.items() if key != "options"}
         assert {key: tables[table][key] for key in values} == values
     assert recipe.note == f"preset {name}"
     assert text_of(name).startswith("# ")
-    assert set(tomllib.loads(text_of(name))) <= {"training", "loss"}
+    assert set(tomllib.loads(text_of(name))) <= {"training", "loss", "model"}
 
 
 def test_what_is_asked_for_beside_a_preset_goes_before_it():

@@ -40,6 +40,8 @@ def open_to_all(in_channels, out_channels, upsampling, **options):
 
 ODD = NetworkEntry(name="odd", build=odd, summary="an odd network")
 
+OTHER = replace(ODD, summary="another")
+
 
 @pytest.fixture
 def registry(request):
@@ -64,12 +66,47 @@ def test_every_built_in_can_be_built_and_says_what_it_is(registry):
         assert entry.our_choice
 
 
-def test_a_taken_name_is_refused_and_keeps_its_meaning(registry):
+def test_a_package_cannot_bring_another_entry_of_its_own_name(registry):
     registry.register(ODD, "first-package")
     with pytest.raises(RegistrationError, match="'odd' is taken by first-package: choose another name"):
-        registry.register(replace(ODD, summary="another"), "second-package")
+        registry.register(OTHER, "first-package")
     assert registry.get("odd") == ODD
     assert registry.provider("odd") == "first-package"
+
+
+def test_a_name_that_two_packages_claim_is_had_by_package_and_name_alone(registry):
+    registry.register(ODD, "first")
+    assert (registry.get("odd"), registry.get("first:odd").name, registry.names()) == (ODD, "first:odd", ["odd"])
+    registry.register(OTHER, "second")
+    assert registry.names() == registry.names("odd") == ["first:odd", "second:odd"]
+    assert [registry.get(name).summary for name in registry.names()] == [ODD.summary, OTHER.summary]
+    assert [registry.provider(name) for name in registry.names()] == ["first", "second"]
+    assert [name in registry for name in ("odd", "first:odd", "third:odd", "first:even")] == [True, True, False, False]
+    registry.register(replace(ODD, name="even"), "second")  # who came later with one name is the first with another
+    assert registry.get("even") == replace(ODD, name="even")
+    for ask in (registry.get, registry.provider):
+        with pytest.raises(NotFoundError, match="'odd' is brought by first and second: write first:odd or second:odd"):
+            ask("odd")
+
+
+def test_a_built_in_keeps_its_short_name(registry):
+    registry.register(ODD, "harmonet")
+    registry.register(OTHER, "second")
+    assert registry.names() == ["odd", "second:odd"]
+    assert (registry.get("odd"), registry.get("second:odd").summary) == (ODD, OTHER.summary)
+    assert (registry.provider("odd"), registry.provider("harmonet:odd")) == ("harmonet", "harmonet")
+
+
+def test_an_unknown_package_is_answered_with_the_nearest(registry):
+    registry.register(ODD, "alpha")
+    with pytest.raises(NotFoundError, match=r"'alfa:odd'\. Did you mean alpha:odd\? Known: alpha:odd\.$"):
+        registry.get("alfa:odd")
+
+
+def test_options_of_an_entry_are_checked_under_the_name_that_it_was_asked_by(registry):
+    registry.register(ODD, "alpha")
+    with pytest.raises(NotFoundError, match="alpha:odd has no option 'widht'"):
+        registry.get("alpha:odd").check_options({"widht": 3})
 
 
 def test_the_same_entry_twice_is_no_harm_and_stays_with_the_first_package(registry):
@@ -139,6 +176,7 @@ def test_the_public_lists_take_wildcards():
         ({"name": "two words"}, "'two words' is no entry name"),
         ({"name": "-leading"}, "'-leading' is no entry name"),
         ({"name": "a/b"}, "'a/b' is no entry name"),
+        ({"name": "a:b"}, "'a:b' is no entry name"),
         ({"name": "tail\n"}, "is no entry name"),
         ({"name": 7}, "7 is no entry name"),
         ({"summary": ""}, "'odd' has no summary"),

@@ -3,65 +3,29 @@ import json
 import math
 import re
 from dataclasses import replace
-from pathlib import Path
+from html.parser import HTMLParser
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from reports import BETTER, TARGETS, WORSE, evaluation, maps, trained
 
 from harmonet import sh
-from harmonet.build import model_for, recipe_of
-from harmonet.data.gradients import Gradients
-from harmonet.data.splits import Split
-from harmonet.data.standardise import Standardisation
 from harmonet.errors import OutputError, RunError
-from harmonet.evaluation import Evaluation, Maps, Score
-from harmonet.platforms import Platform, Task
-from harmonet.report import write_report
-from harmonet.report.figures import picture
-from harmonet.report.slices import tensor_directions
-from harmonet.runs import Trained, load
-from harmonet.runs.curves import draw_curves
-from harmonet.runs.folder import write_run
+from harmonet.evaluation import Evaluation
+from harmonet.evaluation.forms import Cell, Table
+from harmonet.report import Section, write_report
+from harmonet.report.images import tensor_directions, views
+from harmonet.report.maps import comparison
+from harmonet.report.parts import Part, section
+from harmonet.report.verdict import limits, verdicts
+from harmonet.report.viewer import viewer_data
 
 EVIL = "<script>alert(1)</script>"
-TARGETS = ("prisma_st", "connectom_st")
-# Errors against the truth; against the target they are higher by the noise.
-WORSE = {"identity": 0.004, "interpolation": 0.002, "diqt": 0.003, "msp, stage 0": 0.0025, "msp, stage 1": 0.005}
-KINDS = {"identity": "baseline", "interpolation": "baseline", "the target itself": "floor"}
-BETTER = WORSE | {"msp, stage 1": 0.001}
-
-
-def recipe(fusion):
-    voxel = (2.4, 2.4, 2.4)
-    task = Task(Platform("ge_st", voxel, (1200.0,), 30), tuple(Platform(t, voxel, (1200.0,), 30) for t in TARGETS))
-    options = {"diqt": {"layers": 1, "widths": [4, 4]}}
-    return recipe_of(
-        task, {name: ["diqt"] for name in TARGETS}, fusion=fusion, options=options, note="tiny & <b>quick</b>"
-    )
-
-
-def trained(folder: Path, fusion: str | None = "msp") -> Trained:
-    plan, networks = recipe(fusion), dict.fromkeys(TARGETS, "diqt")
-    statistics = Standardisation(np.zeros(28), np.ones(28))
-    errors = {f"0/{name}": 1.0 for name in TARGETS}
-    line = {"epoch": 1, "phase": "msp", "alpha": 0.5, "learning_rate": 1e-4, "validation": errors}
-    write_run(
-        folder,
-        plan,
-        model_for(plan, networks, networks),
-        [line],
-        networks=networks,
-        standardise_source=statistics,
-        standardise=dict.fromkeys(TARGETS, statistics),
-        split=Split(("anna",), ("bert",), ("carl",)),
-        gradients={name: Gradients(np.full(3, 1200.0), np.eye(3)) for name in TARGETS},
-        facts={"label": "simulated", "validation": {"candidates": {"prisma_st": {"diqt": 0.123456}}}},
-        draw=draw_curves,
-    )
-    single = folder / "singles" / "prisma_st.diqt"
-    single.mkdir(parents=True)
-    (single / "curves.png").write_bytes((folder / "curves.png").read_bytes())
-    return load(folder)
+MANY = tuple(f"s{number:02d}" for number in range(8))
+FURTHER = Section(
+    "Further & more", (EVIL,), (Table("t", "made up", 1, ["a", "b"], [[Cell("x"), Cell("1", True)]], ["n"]),)
+)
 
 
 @pytest.fixture(scope="module")
@@ -69,80 +33,103 @@ def run(tmp_path_factory):
     return trained(tmp_path_factory.mktemp("trained") / "run")
 
 
-def maps(platform="prisma_st", truth=True, prediction=None) -> Maps:
-    rng = np.random.default_rng(0)
-    mask = np.zeros((9, 10, 8), dtype=bool)
-    mask[1:8, 1:9, 1:7] = True
-    volume = np.zeros((*mask.shape, 28), dtype=np.float32)
-    volume[mask] = rng.normal(0, 0.05, (mask.sum(), 28))
-    volume[mask, 0] += 1.5
-    made = volume + 0.1 * mask[..., None] if prediction is None else prediction
-    known = volume if truth else None
-    return Maps(platform, "carl", mask, volume * 1.1, volume, known, made.astype(np.float32), "msp, stage 1")
-
-
-def evaluation(errors=WORSE, *, platforms=("prisma_st",), subjects=("carl",), **changes) -> Evaluation:
-    orders = {0: 3.0, 2: 2.0, 4: 1.0, 6: 0.5}
-    scores = [
-        Score(
-            method,
-            platform,
-            subject,
-            against,
-            {"sh_mse": value} | {f"sh_mse l = {l}": value * share for l, share in orders.items()},
-        )
-        for method, error in (errors | {"the target itself": 0.0005}).items()
-        for platform in platforms
-        for number, subject in enumerate(subjects)
-        for against, value in (("target", error + 0.0005), ("truth", error * (1 + 0.5 * number)))
-        if (method, against) != ("the target itself", "target")
-    ]
-    plain = Evaluation(
-        scores=scores,
-        methods=list(dict.fromkeys(s.method for s in scores)),
-        platforms=platforms,
-        subjects=subjects,
-        label="simulated travelling heads",
-        leaky=False,
-        measure="SH coefficients of S/S0",
-        notes=(),
-        maps=[maps(platform) for platform in platforms],
-        kinds={m: "stage" if ", stage" in m else KINDS.get(m, "single") for m in (*errors, "the target itself")},
-    )
-    return replace(plain, **changes)
-
-
 @pytest.fixture(scope="module")
 def page(run, tmp_path_factory):
     out = tmp_path_factory.mktemp("reports") / "report"
-    written = write_report(evaluation(platforms=TARGETS, label=EVIL), [run], out)
+    shown = [maps(TARGETS[0]), maps(TARGETS[1], truth=False)]
+    scored = evaluation(platforms=TARGETS, label=EVIL, maps=shown, notes=["odd & <i>new</i>"])
+    written = write_report(scored, [run], out, command="harmonet eval 'a b' --out <x>", extra=[FURTHER])
     assert written == out / "report.html"
     return written
 
 
-def verdict(path: Path) -> str:
-    return re.search(r'<div class="verdict">(.*?)</div>', path.read_text(), re.S).group(1)
+@pytest.fixture(scope="module")
+def sweep(run, tmp_path_factory):
+    """A report on two series of many runs each, several subjects, leaky, where an older report was."""
+    folder = tmp_path_factory.mktemp("sweep")
+    runs, prefixes = [], {}
+    for name in ("one", "two"):
+        for number in range(60):
+            place = folder / name / f"seed-{number}"
+            place.parent.mkdir(exist_ok=True)
+            place.symlink_to(run.folder)
+            runs.append(replace(run, folder=place, recipe=run.recipe.model_copy(update={"seed": number})))
+            prefixes[place] = f"{name}: "
+    errors = {
+        f"{name}: {m}" if m in ("diqt", *BETTER) and "," in m + "," * (m == "diqt") else m: e
+        for m, e in BETTER.items()
+        for name in ("one", "two")
+    }
+    kinds = {m: "stage" if ", stage" in m else "single" if "diqt" in m else "baseline" for m in errors}
+    out = folder / "report"
+    (out / "figures").mkdir(parents=True)
+    (out / "scores.json").write_text("{}")
+    (out / "figures" / "stale.png").write_bytes(b"old")
+    scored = evaluation(errors, subjects=MANY, leaky=True, prefixes=prefixes)
+    scored = replace(scored, kinds=kinds | {"the target itself": "floor"})
+    return write_report(scored, runs, out)
+
+
+class Outline(HTMLParser):
+    """What a page is made of: its tags with their attributes, in order."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags = []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def all(self, *names):
+        return [found for found in self.tags if found[0] in names]
+
+
+def judged(run, errors, **changes):
+    scored = evaluation(errors, **changes)
+    return list(verdicts(scored, scored.as_json()["statistics"], run))
 
 
 def test_the_page_needs_nothing_but_itself(page):
     html = page.read_text()
-    sources = re.findall(r'\bsrc\s*=\s*"([^"]*)"', html)
-    assert len(sources) == 2 + 2 * (1 + 4) + 2  # charts, pictures with four frames each, curves
-    assert all(source.startswith("data:image/png;base64,iVBOR") for source in sources)
-    assert not re.search(r"\bhref|<link|<script|url\(|@import|https?://", html)
+    outline = Outline(html)
+    pictures = [attributes for _, attributes in outline.all("img")]
+    assert len(pictures) == 3 + 1 + 2 + 2  # charts, platforms, each platform, curves
+    assert all(one["src"].startswith("data:image/png;base64,iVBOR") and one["alt"] for one in pictures)
+    assert not re.search(r"\bsrc=\"(?!data:)|url\(|@import|https?://", html)
+    assert len(outline.all("script")) == 2  # the viewer's data and the viewer
+    links = [attributes["href"] for _, attributes in outline.all("a", "link")]
+    named = {attributes["id"] for _, attributes in outline.tags if "id" in attributes}
+    for link in links:
+        assert link == "data:," or link.removeprefix("#") in named or (page.parent / link).is_file(), link
+    assert "tables/sh_mse_truth_differences.tex" in links
 
 
-def test_labels_and_notes_are_escaped(page):
+def test_sections_come_verdict_first_and_headings_leave_no_level_out(page):
+    outline = Outline(page.read_text())
+    sections = [attributes["id"] for _, attributes in outline.all("section")]
+    assert sections == ["verdict", "scores", "extra-1", "figures", "viewer", "provenance"]
+    levels = [int(tag[1]) for tag, _ in outline.all("h1", "h2", "h3", "h4")]
+    assert levels[0] == 1
+    assert all(below - above <= 1 for above, below in pairwise(levels))
+    assert outline.tags[0] == ("html", {"lang": "en-GB"})
+    assert len(outline.all("table")) == len(outline.all("caption"))
+    assert all(attributes.get("scope") in ("col", "row") for _, attributes in outline.all("th"))
+
+
+def test_what_strangers_wrote_is_escaped(page):
     html = page.read_text()
     assert EVIL not in html
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
-    assert "<b>quick</b>" not in html
+    assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 2  # label and further section
+    for text in ("<b>quick</b>", "<i>new</i>", "--out <x>"):
+        assert text not in html
     assert "tiny &amp; &lt;b&gt;quick&lt;/b&gt;" in html
+    assert "harmonet eval &#39;a b&#39; --out &lt;x&gt;" in html
 
 
 def test_the_report_has_page_scores_table_and_figures(page):
-    names = {path.relative_to(page.parent).as_posix() for path in page.parent.rglob("*.png")}
-    assert {"figures/errors.png", "figures/by_order.png", "figures/prisma_st.png", "figures/connectom_st.png"} <= names
+    names = {path.name for path in (page.parent / "figures").iterdir()}
+    assert names == {"errors.png", "by_order.png", "paired.png", "platforms.png", *(f"{t}.png" for t in TARGETS)}
     scores = json.loads((page.parent / "scores.json").read_text())["scores"]
     with (page.parent / "scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -153,79 +140,154 @@ def test_the_report_has_page_scores_table_and_figures(page):
     assert not list(page.parent.parent.glob(".*"))  # nothing is left aside
 
 
-def test_the_page_says_where_the_run_came_from(page):
-    html = page.read_text()
-    for text in ("diqt 0.1235", "anna", "bert", "carl", "joint_epochs = 50", "1 held-out test subject<", "0.000</td>"):
-        assert text in html
+@pytest.mark.parametrize(
+    "text", ["diqt 0.1235", "anna", "joint_epochs = 50", "1 (carl)", "1 (one split)", "3, listed below the verdict"]
+)
+def test_the_page_says_what_was_scored_and_where_it_came_from(page, text):
+    assert text in page.read_text()
 
 
-def test_the_verdict_says_worse_when_the_answer_is_worse(page):
-    text = verdict(page)
-    assert "lower than that of the best single network on 0 of 2 platforms" in text
-    assert "worse, 66.7 % higher than the best single network (diqt), 3.000" in text
-    assert "worse, 2.5 times that of interpolation, 2.000" in text
-    assert text.count('class="bad"') == 2
+def test_the_weights_digest_is_on_the_page(page, run):
+    assert run.facts["artefacts"]["weights.safetensors"] in page.read_text()
 
 
-def test_the_verdict_does_not_say_worse_when_the_answer_is_better(run, tmp_path):
-    text = verdict(write_report(evaluation(BETTER, maps=[maps(truth=False)]), [run], tmp_path / "report"))
-    assert "worse" not in text
-    assert "50.0 % lower than interpolation, 2.000" in text
-    assert "60.0 % lower than its own first stage (msp, stage 0), 2.500" in text
-    assert 'class="bad"' not in text
+def test_the_verdict_says_worse_when_the_answer_is_worse(run):
+    for verdict in judged(run, WORSE, platforms=TARGETS):
+        assert (verdict.tone, verdict.symbol, verdict.word) == ("bad", "✘", "worse")
+        assert "msp, stage 1 has an error of 5.000: 66.7 % higher than the best single network (diqt)" in verdict.text
+        assert "2.5 times that of interpolation, 2.000; lower for 0 of 1; one subject, so no test" in verdict.details
+
+
+def test_one_subject_proves_no_gain(run):
+    (verdict,) = judged(run, BETTER)
+    assert (verdict.tone, verdict.word) == ("hint", "lower, not proven")
+    assert "60.0 % lower than its own first stage (msp, stage 0)" in verdict.text
+
+
+@pytest.mark.parametrize(("count", "tone"), [(5, "hint"), (8, "good")])
+def test_a_gain_for_every_subject_is_proven_where_they_are_enough(run, count, tone):
+    (verdict,) = judged(run, BETTER, subjects=MANY[:count])
+    assert verdict.tone == tone
+    assert f"lower for {count} of {count}" in verdict.details[0]
+    assert f"p = {0.5 ** (count - 1):.3g}, after Holm" in verdict.details[0]
+
+
+def test_a_mixed_gain_is_no_difference_shown(run):
+    scored = evaluation(BETTER | {"msp, stage 1": 0.002, "diqt": 0.002, "msp, stage 0": 0.003}, subjects=MANY)
+    flips = {subject: 0.8 if number % 2 else 1.25 for number, subject in enumerate(MANY)}
+    changed = [
+        replace(s, values={**s.values, "sh_mse": s.sh_mse * flips[s.subject]}) if s.method == "msp, stage 1" else s
+        for s in scored.scores
+    ]
+    mixed = replace(scored, scores=changed)
+    (verdict,) = verdicts(mixed, mixed.as_json()["statistics"], run)
+    assert (verdict.tone, verdict.symbol) == ("even", "=")
+
+
+def test_an_answer_below_the_best_linear_baseline_is_worse_though_it_beats_every_network(run):
+    scored = evaluation(BETTER | {"linear": 0.0005}, subjects=MANY)
+    scored = replace(scored, kinds=dict(scored.kinds) | {"linear": "baseline"})
+    (verdict,) = verdicts(scored, scored.as_json()["statistics"], run)
+    assert verdict.tone == "bad"
+    assert "than the best single network (diqt)" in verdict.text  # what everybody asks first
+    assert "100.0 % higher [95 %: 100.0 to 100.0] than the best linear baseline (linear)" in verdict.text
+
+
+def test_what_subjects_and_tests_leave_possible_is_said():
+    few, many = (evaluation(BETTER, subjects=MANY[:n]) for n in (5, 8))
+    assert "no p can be below 0.125: with 5 subjects" in limits(few.as_json()["statistics"], "truth")
+    assert limits(many.as_json()["statistics"], "truth") == ""
 
 
 def test_a_run_without_a_fusion_is_judged_by_the_network_that_it_chose(tmp_path):
     alone = trained(tmp_path / "alone", fusion=None)
-    scored = evaluation({"interpolation": 0.002, "diqt": 0.003, "shresnet": 0.001})
-    text = verdict(write_report(scored, [alone], tmp_path / "report"))
-    assert "diqt has an error of 3.000: worse, 3.0 times that of the best single network (shresnet), 1.000" in text
+    (verdict,) = judged(alone, {"interpolation": 0.002, "diqt": 0.003, "shresnet": 0.001})
+    assert "diqt has an error of 3.000: 3.0 times that of the best single network (shresnet)" in verdict.text
 
 
 def test_the_lowest_error_is_bold_but_never_that_of_the_noise(page):
-    rows = re.findall(r'<tr class="(\w+)"><td>(.*?)</td>(.*?)</tr>', page.read_text())
+    rows = re.findall(r'<tr class="(\w+)"><th scope="row">(.*?)</th>(.*?)</tr>', page.read_text())
     bold = {method: cells.count("best") for _, method, cells in rows}
     assert bold == {**dict.fromkeys(WORSE, 0), "interpolation": 4, "the target itself": 0}
     assert {method for kind, method, _ in rows if kind == "answer"} == {"msp, stage 1"}
 
 
-def test_leaky_scores_are_marked_and_others_are_not(run, page, tmp_path):
-    leaky = write_report(evaluation(leaky=True), [run], tmp_path / "report")
-    assert "LEAKY" in leaky.read_text()
+def test_leaky_scores_are_marked_and_others_are_not(page, sweep):
+    assert "LEAKY" in sweep.read_text()
+    assert "YES, leaky" in sweep.read_text()
     assert "LEAKY" not in page.read_text()
 
 
-def test_several_subjects_are_shown_with_their_spread(run, tmp_path):
-    html = write_report(evaluation(subjects=("carl", "dora")), [run], tmp_path / "report").read_text()
-    assert "2.500 ± 0.707" in html  # interpolation against truth: 2 and 3
-    assert "n = 2 test subjects" in html
+def test_several_subjects_are_shown_with_spread_and_worst_subject(sweep):
+    html = sweep.read_text()
+    assert "5.500 ± 2.449<small>s07 9.000</small>" in html  # interpolation against truth: 2 to 9
+    assert "8 (s00, s01, s02, s03, s04, s05, s06, s07)" in html
+    assert "gain % [95 %]" in html
 
 
-@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"no picture")])
-def test_missing_curves_are_said_in_red_and_by_the_error(run, tmp_path, damage):
+def test_many_runs_are_grouped_by_series_and_the_page_stays_small(sweep):
+    html = sweep.read_text()
+    assert "120 of 2 series" in html
+    assert "<summary>60 runs: choices, splits, digests</summary>" in html
+    assert len(Outline(html).all("img")) == 3 + 1 + 1 + 2  # the curves of the first run of each series
+    assert "out of 120 runs in all" in html
+    assert html.count("<svg") == 2
+    assert len(html) < 3_000_000
+
+
+def test_an_earlier_report_is_replaced_as_a_whole(sweep):
+    assert not (sweep.parent / "figures" / "stale.png").exists()
+    assert {path.name for path in sweep.parent.parent.iterdir()} == {"report", "one", "two"}
+
+
+def test_what_cannot_be_read_or_drawn_is_said_in_red_and_by_the_error(run, tmp_path):
     moved = tmp_path / "moved"
     single = moved / "singles" / "prisma_st.diqt" / "curves.png"
     single.parent.mkdir(parents=True)
-    for name in ("curves.png", "recipe.toml"):
-        (moved / name).write_bytes((run.folder / name).read_bytes())
-    single.write_bytes((run.folder / "curves.png").read_bytes())
-    damage(single)
-    out = tmp_path / "report"
-    with pytest.raises(RunError, match=r"incomplete: .*prisma_st\.diqt") as raised:
-        write_report(evaluation(), [replace(run, folder=moved)], out)
-    assert raised.value.exit_status == 1
-    (red,) = re.findall(r'<p class="problem">(.*?)</p>', (out / "report.html").read_text())
-    assert "prisma_st.diqt" in red
-    assert (out / "scores.json").is_file()
-
-
-def test_a_picture_that_cannot_be_drawn_leaves_the_rest_of_the_page(run, tmp_path):
+    single.write_bytes(b"no picture")
     empty = replace(maps(), mask=np.zeros((9, 10, 8), dtype=bool))
-    with pytest.raises(RunError, match=r"prisma_st\.png cannot be drawn"):
-        write_report(evaluation(maps=[empty]), [run], tmp_path / "report")
+    out = tmp_path / "report"
+    with pytest.raises(RunError, match="is written but incomplete") as raised:
+        write_report(evaluation(maps=[empty]), [replace(run, folder=moved)], out)
+    assert raised.value.exit_status == 1
+    html = (out / "report.html").read_text()
+    red = " ".join(re.findall(r'<p class="problem">(.*?)</p>', html))
+    for text in (
+        "moved: training: ",  # missing
+        "moved: prisma_st.diqt alone: ",  # damaged
+        "prisma_st: its images cannot be made (ValueError: the mask of prisma_st of carl is empty)",
+        "Slice viewer could not be made",
+        "recipe.toml cannot be read",
+    ):
+        assert text in red
+    assert "This page is incomplete, 5 parts could not be made" in html
+    assert (out / "scores.json").is_file()
+    assert "Error per method: the mean" in html  # the rest is there
+
+
+class Broken(Evaluation):
+    """An evaluation whose statistics cannot be made."""
+
+    def as_json(self):
+        raise ZeroDivisionError("no statistics")
+
+
+def test_a_section_that_needs_lost_statistics_says_so_and_the_others_stand(run, tmp_path):
+    whole = evaluation()
+    fields = {name: getattr(whole, name) for name in whole.__dataclass_fields__ if name != "_made"}
+    with pytest.raises(RunError, match=r"scores\.json could not be made \(ZeroDivisionError: no statistics\)"):
+        write_report(Broken(**fields), [run], tmp_path / "report")
     html = (tmp_path / "report" / "report.html").read_text()
-    assert html.count('class="problem"') == 1
-    assert "Error by SH order</figcaption>" in html
+    for title in ("Verdict", "Figures"):
+        assert f'<p class="problem">{title} could not be made (RunError: there are no comparisons' in html
+    assert '<script type="application/json" id="viewer-data">' in html
+    assert "joint_epochs = 50" in html
+
+
+def test_a_template_that_fails_is_a_section_in_red():
+    made = section("viewer", "Slice viewer", lambda: Part({}))
+    assert made.problems[0].startswith("Slice viewer could not be made (UndefinedError")
+    assert 'class="problem"' in made.html
 
 
 def test_a_score_that_is_not_a_number_is_said_and_leaves_valid_json(run, tmp_path):
@@ -235,17 +297,18 @@ def test_a_score_that_is_not_a_number_is_said_and_leaves_valid_json(run, tmp_pat
     text = (tmp_path / "report" / "scores.json").read_text()
     scores = json.loads(text, parse_constant=pytest.fail)["scores"]
     assert [s["values"]["sh_mse"] for s in scores if s["method"] == "msp, stage 1"] == [None, None]
+    assert "the error of msp, stage 1 is not a number" in (tmp_path / "report" / "report.html").read_text()
 
 
-def test_an_earlier_report_is_replaced_as_a_whole(run, tmp_path):
-    out = tmp_path / "report"
-    out.mkdir()
-    (out / "figures").mkdir()
-    (out / "scores.json").write_text("{}")
-    (out / "figures" / "stale.png").write_bytes(b"old")
-    write_report(evaluation(), [run], out)
-    assert not (out / "figures" / "stale.png").exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+@pytest.mark.parametrize(("budget", "step"), [(10**6, 1), (20_000, 2)])
+def test_the_viewer_leaves_out_axial_slices_before_the_page_grows_too_large(budget, step):
+    seen = views(maps())
+    whole = viewer_data([seen])
+    size = sum(len(v) for q in whole["platforms"][0]["quantities"].values() for v in q["volumes"].values())
+    (found,) = viewer_data([seen], budget if step == 1 else -(-size // step))["platforms"]
+    assert found["step"] == step
+    assert found["shape"] == [9, 10, 8 // step]
+    assert found["first"] + step * found["middle"] == seen.middle  # the slice that the figures show
 
 
 @pytest.mark.parametrize("names", [("notes.txt",), ("notes.txt", "scores.json"), ("report.html",)])
@@ -265,7 +328,7 @@ def test_a_place_that_cannot_be_written_is_an_output_error(run, tmp_path):
 
 
 def test_dollar_signs_in_a_label_are_no_mathematics(tmp_path):
-    assert picture(maps(), tmp_path / "a.png", label=r"costs $\frac{$").stat().st_size > 10_000
+    assert comparison(views(maps()), tmp_path / "a.png", label=r"costs $\frac{$").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("fibre", [(1, 1, 0), (1, -1, 0), (0, 1, 2), (-1, 2, 3)])

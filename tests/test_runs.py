@@ -14,8 +14,9 @@ from harmonet.data.layout import open_dataset
 from harmonet.data.scan import read_scan
 from harmonet.errors import DataError, NotFoundError, OutputError, RecipeError, RunError
 from harmonet.evaluation import evaluate
-from harmonet.evaluation.baselines import identity, interpolation
 from harmonet.files import sha256
+from harmonet.methods.identity import Identity
+from harmonet.methods.interpolation import interpolated
 from harmonet.platforms import Platform, Task
 from harmonet.recipe import read_recipe
 from harmonet.runs.predict import predict, write_predictions
@@ -227,9 +228,11 @@ def test_identity_is_the_source_itself_where_grids_are_the_same(evaluation, tiny
     (head,) = read_heads(open_dataset(tiny_heads), run.split.test, run.recipe, quiet)
     mask = head.targets["prisma_st"].mask
     both = mask & head.source.mask
-    assert np.array_equal(identity(head, "prisma_st")[both], head.source.channels[both])
-    assert np.allclose(interpolation(head, "prisma_st")[both], head.source.channels[both], atol=1e-5)
-    error = np.mean((identity(head, "prisma_st") - head.targets["prisma_st"].channels)[mask] ** 2)
+    grid = head.targets["prisma_st"].grid
+    identity = Identity({}).predict(head.source, grid)
+    assert np.array_equal(identity[both], head.source.channels[both])
+    assert np.allclose(interpolated(head.source, grid)[both], head.source.channels[both], atol=1e-5)
+    error = np.mean((identity - head.targets["prisma_st"].channels)[mask] ** 2)
     assert evaluation.values("identity", "prisma_st", "target")[0] == pytest.approx(float(error), rel=1e-5)
 
 

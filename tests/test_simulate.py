@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import nibabel as nib
 import numpy as np
 import pytest
 from scipy.ndimage import binary_erosion
@@ -277,3 +278,19 @@ def test_fields_are_smooth_and_within_their_bounds():
     assert field.min() > 0
     assert max(np.abs(np.diff(field, axis=axis)).max() for axis in range(3)) < 0.1
     assert np.abs(gradient_field((9, 9, 9))).max() == 1
+
+
+def test_platforms_of_the_null_control_see_heads_of_their_own(tmp_path):
+    """The source is the same as ever; inside both masks a target tells no more of it than another subject would."""
+    alike = {}
+    for kind in ("cdmri2017", "unrelated"):
+        simulate(tmp_path / kind, subjects=1, seed=3, preset=kind, shape=(16, 17, 16))
+        mean, inside = {}, True
+        for name in ("ge/st", "prisma/st"):
+            folder = tmp_path / kind / "sim01" / name
+            image, mask = (nib.as_closest_canonical(nib.load(folder / f"{f}.nii.gz")) for f in ("truth", "mask"))
+            mean[name] = image.get_fdata().mean(axis=-1)
+            inside = inside & (mask.get_fdata() > 0)
+        alike[kind] = np.corrcoef(*(values[inside] for values in mean.values()))[0, 1]
+    assert alike["cdmri2017"] > alike["unrelated"] + 0.1  # both see a rim of fluid around the brain
+    assert "share nothing" in json.loads((tmp_path / "unrelated" / "dataset.json").read_text())["label"]

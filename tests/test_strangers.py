@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 import harmonet as hn
-from harmonet.blocks.adapted import Adapted
+from harmonet.blocks.adapted import Adapted, Fit
 from harmonet.errors import NotFoundError, ShapeError
 from harmonet.platforms import KINDS, target_patch_size
+from harmonet.taps import tappable_layers
 
 # Inner layers of strangers have edges that no two convolutions lead from to the target: 3, 6.
 SMALL = {"diqt": {"layers": 1, "widths": (4, 6)}, "msp": {"resample": "trilinear"}}
@@ -141,6 +142,31 @@ def test_what_was_padded_is_cropped_at_the_same_place():
     assert (adapted.before, adapted.after) == (2, 3)
     x = torch.randn(1, 28, 11, 11, 11)
     assert torch.equal(adapted(x), adapted.net(x))
+
+
+@pytest.mark.parametrize("upsampling", [1, 2])
+def test_one_adapted_network_takes_patches_of_other_edges_as_if_it_were_measured_there(upsampling):
+    net = UNet()
+    adapted = hn.adapt(net, upsampling=upsampling, pad_to=4)
+    for edge in (7, 9, 13):
+        x = torch.randn(1, 28, edge, edge, edge)
+        there = hn.adapt(net, patch_size=edge, upsampling=upsampling, pad_to=4)
+        there.load_state_dict(adapted.state_dict())
+        assert adapted(x).shape == (1, 28, *[target_patch_size(edge, upsampling)] * 3)
+        assert torch.equal(adapted(x), there(x))
+
+
+def test_the_layer_grid_has_the_channels_of_the_network_on_the_grid_of_the_target():
+    adapted = hn.adapt(UNet(), channels=6, out_channels=15, upsampling=2)
+    assert tappable_layers(adapted, 6, 11)["grid"] == (2, 19, 19, 19)
+    assert adapted(torch.randn(1, 6, 11, 11, 11)).shape == (1, 15, 19, 19, 19)
+
+
+@pytest.mark.parametrize(("upsampling", "multiple"), [(1, 1), (1, 4), (2, 4)])
+def test_a_network_whose_fit_is_known_lies_where_it_would_be_measured(upsampling, multiple):
+    net, x = nn.Conv3d(28, 28, 3, padding=1), torch.randn(1, 28, 11, 11, 11)
+    known = Adapted(net, Fit.kept(28, multiple), 28, 28, 28, upsampling, "node")
+    assert torch.equal(known(x), hn.adapt(net, upsampling=upsampling, pad_to=multiple)(x))
 
 
 @pytest.mark.parametrize("kind", KINDS)

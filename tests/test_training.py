@@ -9,11 +9,12 @@ import harmonet as hn
 from harmonet.data.patches import PatchFeed
 from harmonet.data.standardise import statistics
 from harmonet.errors import NotFoundError, RunError
+from harmonet.losses.masked import masked_mse
 from harmonet.training.batches import to_tensors
 from harmonet.training.checkpoint import Checkpoints
 from harmonet.training.history import History
 from harmonet.training.loop import fit
-from harmonet.training.loss import loss_terms, masked_mse
+from harmonet.training.loss import loss_terms
 from harmonet.training.schedule import Manner, Schedule
 from harmonet.training.validation import validate
 
@@ -146,8 +147,11 @@ def test_a_loss_that_is_no_number_stops_with_place_and_remedy(feeds, tmp_path):
     model = model_of()
     with torch.no_grad():
         model.singles["near"][0].bias[0] = float("nan")
-    with pytest.raises(RunError, match=r"loss of near in stage 0.* not finite at epoch 1, step 1: lower the learning"):
+    with pytest.raises(
+        RunError, match=r"loss of near in stage 0.* not finite at epoch 1, step 1: lower the learning"
+    ) as caught:
         train(model, feeds, tmp_path / "a", 2)
+    assert "checkpoint" not in str(caught.value)  # there is none yet
 
 
 def test_training_leaves_the_callers_random_state_alone(feeds, tmp_path):

@@ -51,7 +51,7 @@ def test_tuning_is_refused_in_several_processes_and_for_a_run_that_has_begun(rec
 
 
 def test_a_tuned_run_is_trained_recorded_and_resumed(tiny_heads, tmp_path, invoke, monkeypatch):
-    monkeypatch.setattr("harmonet.runs.tuning.COMPILERS", ("no-such-compiler",))
+    monkeypatch.setattr("harmonet.training.engine.COMPILERS", ("no-such-compiler",))
     monkeypatch.delenv("CXX", raising=False)
     options = {"diqt": {"layers": 0, "widths": [2, 4]}}
     made = recipe_of(TASK, {name: ["diqt"] for name in TASK.target_names}, options=options, order=2, patch_size=7)

@@ -1,7 +1,9 @@
 """A stranger's network made to fit: channels by 1x1x1 convolutions, grids by padding and trilinear resampling."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +26,20 @@ class Fit:
         padded: Edge of what the network is given.
         output: Size (C, X, Y, Z) of what it gives.
         step: Source voxels from one of its voxels to the next, along each axis.
+        multiple: An edge is padded to the next multiple of this.
     """
 
     patch: int
     padded: int
     output: Size
     step: tuple[Fraction, ...]
+    multiple: int = 1
+
+    @classmethod
+    def kept(cls, channels: int, multiple: int, patch: int = 11) -> Self:
+        """That of a network known to give `channels` on the grid that it takes, where its edges are multiples."""
+        padded = patch + -patch % multiple
+        return cls(patch, padded, (channels, padded, padded, padded), (Fraction(1),) * 3, multiple)
 
     @property
     def nests(self) -> bool:
@@ -43,58 +53,82 @@ class Fit:
 class Adapted(nn.Module):
     """A network with what makes it fit around it; its own layers are found under `net.`.
 
+    It takes patches of any odd edge, not only of the one that was measured: each is padded to the fit's multiple. The
+    layer `grid` gives the network's own channels on the target's grid: a tap that every fusion can read.
+
     Args:
         net: The network.
-        channels: Channels of source and target.
-        in_channels: Channels that the network takes.
         fit: How its voxels lie on the patch.
+        channels: Of the source.
+        in_channels: That the network takes.
+        out_channels: Of the target.
         upsampling, kind: Of the target's grid.
+
+    Attributes:
+        before, after: Voxels of padding at either end of each axis of the measured patch.
     """
 
-    along_x: Tensor
-    along_y: Tensor
-    along_z: Tensor
-
-    def __init__(self, net: nn.Module, channels: int, in_channels: int, fit: Fit, upsampling: int, kind: Kind) -> None:
+    def __init__(
+        self, net: nn.Module, fit: Fit, channels: int, in_channels: int, out_channels: int, upsampling: int, kind: Kind
+    ) -> None:
         super().__init__()
         self.entry = nn.Identity() if in_channels == channels else nn.Conv3d(channels, in_channels, 1)
         self.net = net
-        self.exit = nn.Identity() if fit.output[0] == channels else nn.Conv3d(fit.output[0], channels, 1)
-        self.before = (fit.padded - fit.patch) // 2
-        self.after = fit.padded - fit.patch - self.before
-        for axis, n, step in zip("xyz", fit.output[1:], fit.step, strict=True):
-            weights = resampling(fit, n, step, upsampling, kind)
-            self.register_buffer(f"along_{axis}", weights, persistent=False)
+        self.grid = Regrid(fit, upsampling, kind)
+        self.exit = nn.Identity() if fit.output[0] == out_channels else nn.Conv3d(fit.output[0], out_channels, 1)
+        self.multiple = fit.multiple
+        self.before, self.after = margins(fit.patch, fit.multiple)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, n, n, n) to (B, C, t, t, t)."""
+        """(B, C, n, n, n) to (B, C', t, t, t)."""
+        edges = x.shape[2:]
         # Padded in front of the entry: 0 is what every patch has outside the mask.
-        y = self.exit(self.net(self.entry(pad(x, (self.before, self.after) * 3))))
-        y = torch.einsum("bcxyz,ix->bciyz", y, self.along_x)
-        y = torch.einsum("bcxyz,iy->bcxiz", y, self.along_y)
-        return torch.einsum("bcxyz,iz->bcxyi", y, self.along_z)
+        sides = [side for edge in reversed(edges) for side in margins(edge, self.multiple)]
+        y: Tensor = self.exit(self.grid(self.net(self.entry(pad(x, sides))), edges))
+        return y
 
 
-def resampling(fit: Fit, n: int, step: Fraction, upsampling: int, kind: Kind) -> Tensor:
+class Regrid(nn.Module):
+    """Brings a network's output to the target's grid."""
+
+    def __init__(self, fit: Fit, upsampling: int, kind: Kind) -> None:
+        super().__init__()
+        self.multiple, self.steps = fit.multiple, tuple(map(float, fit.step))
+        self.upsampling, self.kind = upsampling, kind
+
+    def forward(self, y: Tensor, edges: Sequence[int]) -> Tensor:
+        """(B, C, X, Y, Z) to (B, C, t, t, t); `edges` are the source patch's."""
+        for axis, edge, step in zip("xyz", edges, self.steps, strict=True):
+            n, padded = y.shape["bcxyz".index(axis)], sum(margins(edge, self.multiple), edge)
+            along = resampling(edge, padded, n, step, self.upsampling, self.kind).to(y)
+            y = torch.einsum(f"bcxyz,i{axis}->bc{'xyz'.replace(axis, 'i')}", y, along)
+        return y
+
+
+def margins(edge: int, multiple: int) -> tuple[int, int]:
+    """Voxels of padding before and after `edge` voxels that make a multiple.
+
+    >>> margins(11, 4), margins(11, 16), margins(11, 1)
+    ((0, 1), (2, 3), (0, 0))
+    """
+    more = -edge % multiple
+    return more // 2, more - more // 2
+
+
+def resampling(edge: int, padded: int, n: int, step: float, upsampling: int, kind: Kind) -> Tensor:
     """(t, n) weights of an output's n voxels, centred on the padded patch, in each of the target's t along one axis.
 
     Voxels that coincide are taken as they are, others interpolated linearly, those beyond the last continued.
 
-    >>> resampling(Fit(7, 8, (1, 8, 8, 8), (Fraction(1),) * 3), 8, Fraction(1), 1, "node").argmax(dim=1).tolist()
+    >>> resampling(7, 8, 8, 1.0, 1, "node").argmax(dim=1).tolist()
     [0, 1, 2, 3, 4, 5, 6]
     """
-    edge = target_patch_size(fit.patch, upsampling, kind)
-    middle = (fit.padded - fit.patch) // 2 + Fraction(fit.patch - 1, 2)  # the patch's in the padded one
-    first = Fraction(fit.padded - 1, 2) - Fraction(n - 1, 2) * step
-    weights = torch.zeros(edge, n)
-    for row in range(edge):
-        place = middle + (row - Fraction(edge - 1, 2)) / upsampling
-        at = min(max((place - first) / step, Fraction(0)), Fraction(n - 1))
-        low = min(int(at), n - 1)
-        weights[row, low] = float(1 - (at - low))
-        if at > low:
-            weights[row, low + 1] = float(at - low)
-    return weights
+    target = target_patch_size(edge, upsampling, kind)
+    middle = (padded - edge) // 2 + (edge - 1) / 2  # the patch's in the padded one
+    first = (padded - 1) / 2 - (n - 1) / 2 * step
+    places = middle + (torch.arange(target) - (target - 1) / 2) / upsampling
+    at = ((places - first) / step).clamp(0, n - 1)
+    return (1 - (at[:, None] - torch.arange(n)).abs()).clamp(min=0)
 
 
 def adapt(
@@ -105,6 +139,7 @@ def adapt(
     upsampling: int = 1,
     kind: Kind = "node",
     in_channels: int | None = None,
+    out_channels: int | None = None,
     pad_to: int | None = None,
 ) -> Adapted:
     """A network that knows nothing of harmonet, made to fit; its own weights and layers are kept, under `net.`.
@@ -117,11 +152,12 @@ def adapt(
 
     Args:
         module: Takes one tensor (B, C, X, Y, Z) and gives one.
-        channels: Channels of source and target.
-        patch_size: Edge of a source patch in voxels.
+        channels: Channels of the source.
+        patch_size: Edge of a source patch in voxels, at which the network is measured; others are taken too.
         upsampling: 1 or 2.
         kind: How the target's grid lies on the source's.
         in_channels: Channels that the module takes; where None, those of the first 3D convolution that runs.
+        out_channels: Channels of the target; where None, those of the source.
         pad_to: The edge is padded to a multiple of this; where None, of the smallest power of 2, up to 32, at which
             the network runs and its output spans the padded patch.
 
@@ -135,7 +171,7 @@ def adapt(
     target_patch_size(patch_size, upsampling, kind)  # refuses sizes that no patch has
     taken = _entry_channels(module, channels, patch_size) if in_channels is None else in_channels
     fit = _measured_fit(module, taken, patch_size, MULTIPLES if pad_to is None else (pad_to,))
-    return Adapted(module, channels, taken, fit, upsampling, kind)
+    return Adapted(module, fit, channels, taken, channels if out_channels is None else out_channels, upsampling, kind)
 
 
 def _entry_channels(module: nn.Module, channels: int, patch_size: int) -> int:
@@ -186,7 +222,7 @@ def _measured_fit(module: nn.Module, in_channels: int, patch_size: int, multiple
                 f"{name} gives {output} from {padded}³ voxels and {longer} from {edge}³: it has no grid; give a part "
                 "of it that ends before it pools."
             )
-        fit = Fit(patch_size, padded, output, tuple(Fraction(added, n) for n in more))
+        fit = Fit(patch_size, padded, output, tuple(Fraction(added, n) for n in more), multiple)
         if fit.nests:
             return fit
         found = found or f"gives {output[1:]} voxels from {padded}³, which do not span them"

@@ -8,15 +8,65 @@ import os
 import signal
 import sys
 import warnings
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
-from harmonet.cli import catalogue, check, compose, data, demo, evaluate, export, plugin, predict, simulate, train
+from harmonet.cli import (
+    benchmark,
+    catalogue,
+    check,
+    compose,
+    data,
+    demo,
+    evaluate,
+    export,
+    plugin,
+    predict,
+    simulate,
+    train,
+)
 from harmonet.errors import HarmonetError
+from harmonet.interruption import Stopped
+
+PLUGIN = "--plugin"
+PLUGIN_FILES = "HARMONET_PLUGIN_FILES"  # as `harmonet.finding` reads it, which is imported when plugins are needed
+
+
+class _Verbs(TyperGroup):
+    """The verbs; `--plugin FILE` is understood after a verb as before it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, plugins_first(args))
+
+
+def plugins_first(words: list[str]) -> list[str]:
+    """The words with every `--plugin FILE` before the others.
+
+    >>> plugins_first(["show", "odd", "--plugin", "mine.py", "--", "--plugin"])
+    ['--plugin', 'mine.py', 'show', 'odd', '--', '--plugin']
+    """
+    first: list[str] = []
+    others: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word == "--":
+            others += [word, *rest]
+        elif word == PLUGIN:
+            file = next(rest, None)
+            if file is None:
+                return [word]  # is refused, since it wants a file
+            first += [word, file]
+        else:
+            (first if word.startswith(f"{PLUGIN}=") else others).append(word)
+    return first + others
+
 
 app = typer.Typer(
     name="harmonet",
+    cls=_Verbs,
     help="Learn from travelling heads to turn diffusion MRI of one scanner into that of another.",
     no_args_is_help=True,
     add_completion=False,
@@ -33,12 +83,28 @@ app.command("train")(train.train)
 app.command("eval")(evaluate.eval_)
 app.command("predict")(predict.predict)
 app.command("export")(export.export)
+app.command("benchmark")(benchmark.benchmark)
 app.command("check")(check.check)
 app.add_typer(plugin.app, name="plugin")
 
 
 @app.callback(invoke_without_command=True)
-def _options(version: bool = typer.Option(False, "--version", help="Print the version and end.")) -> None:
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option(
+            PLUGIN,
+            metavar="FILE.py",
+            exists=True,
+            dir_okay=False,
+            help="Use what this file registers; it is run as it is (repeatable, and after a verb too).",
+        ),
+    ] = None,
+) -> None:
+    if plugin:  # by the environment, so that processes begun by this one have it too
+        before = filter(None, [os.environ.get(PLUGIN_FILES)])
+        os.environ[PLUGIN_FILES] = os.pathsep.join([*before, *(str(file.resolve()) for file in plugin)])
     if version:
         from harmonet import __version__
 
@@ -75,4 +141,4 @@ def _one_line(message: Warning | str, category: type[Warning], *_: Any, **__: An
 
 def _stop(number: int, *_: Any) -> NoReturn:
     typer.echo(f"harmonet: {'interrupted' if number == signal.SIGINT else 'terminated'}", err=True)
-    sys.exit(128 + number)
+    raise Stopped(128 + number)

@@ -1,7 +1,10 @@
 """`harmonet list` and `harmonet show`: what is registered, and what it is made of."""
 
+import sys
 from enum import StrEnum
 from pathlib import Path
+from shutil import get_terminal_size
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +17,9 @@ from harmonet.errors import NotFoundError, RecipeError, nearest
 if TYPE_CHECKING:
     from harmonet.registry import ConnectionEntry, Entry, Registry
 
+MOST_NAMES = 3  # that the table of plugins spells out for one hook
+VERSION_LENGTH = 12  # of a file's SHA-256 in that table
+
 
 class Kind(StrEnum):
     """What can be listed."""
@@ -25,11 +31,12 @@ class Kind(StrEnum):
     losses = "losses"
     weightings = "weightings"
     metrics = "metrics"
+    methods = "methods"
     plugins = "plugins"
 
 
 def _registries() -> "dict[Kind, Registry[Any]]":
-    from harmonet.registry import CONNECTIONS, FUSIONS, LOSSES, METRICS, NETWORKS, REPRESENTATIONS, WEIGHTINGS
+    from harmonet.registry import CONNECTIONS, FUSIONS, LOSSES, METHODS, METRICS, NETWORKS, REPRESENTATIONS, WEIGHTINGS
 
     return {
         Kind.networks: NETWORKS,
@@ -39,6 +46,7 @@ def _registries() -> "dict[Kind, Registry[Any]]":
         Kind.losses: LOSSES,
         Kind.weightings: WEIGHTINGS,
         Kind.metrics: METRICS,
+        Kind.methods: METHODS,
     }
 
 
@@ -54,6 +62,8 @@ def list_(
     rows = _plugin_rows(pattern) if kind is Kind.plugins else _entry_rows(kind, pattern)
     if json:
         print_json(rows)
+    elif rows and kind is Kind.plugins:
+        _print_plugins(rows)
     elif rows:
         columns = list(rows[0])
         print_table(kind.value, columns, [[_shown(row[c]) for c in columns] for row in rows])
@@ -71,13 +81,50 @@ def _plugin_rows(pattern: str) -> list[dict[str, Any]]:
             "plugin": plugin.name,
             "package": plugin.package,
             "version": plugin.version,
-            "state": "left out" if plugin.problem else "loaded",
+            "file": None if plugin.file is None else str(plugin.file),
+            "api": plugin.api,
+            "hooks": {hook: list(names) for hook, names in plugin.hooks.items()},
             "brings": list(plugin.entries),
+            "state": plugin.state,
             "problem": plugin.problem or "",
         }
         for plugin in plugins.load()
         if fnmatchcase(plugin.name, pattern) or fnmatchcase(plugin.package, pattern)
     ]
+
+
+def _print_plugins(rows: list[dict[str, Any]]) -> None:
+    """A table of plugins, and below it a paragraph for each that is not loaded: a reason is too long for a cell."""
+    print_table(
+        "plugins",
+        ["plugin", "package", "brings", "state"],
+        [[row["plugin"], _package_words(row), _brings_words(row), row["state"]] for row in rows],
+    )
+    for row in rows:
+        if row["problem"]:
+            words = f"{row['plugin']} of {row['package']} is {row['state']}: {row['problem']}"
+            # Away from a terminal a paragraph is one line, for programs to read.
+            width = get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+            typer.echo(fill(words, width, subsequent_indent="  ", break_on_hyphens=False))
+
+
+def _package_words(row: dict[str, Any]) -> str:
+    """Package, version and plugin API of a plugin, in two lines."""
+    version = row["version"][: VERSION_LENGTH if row["file"] else None]
+    api = None if row["api"] is None else f"API {row['api']}"
+    return f"{row['package']}\n{', '.join(filter(None, [version, api]))}"
+
+
+def _brings_words(row: dict[str, Any]) -> str:
+    """A line for each hook that a plugin answers: the names of its entries, or how many where they are many.
+
+    >>> _brings_words({"hooks": {"harmonet_networks": ["tiny"], "harmonet_losses": [f"l{i}" for i in range(9)]}})
+    'networks: tiny\\nlosses: 9'
+    """
+    return "\n".join(
+        f"{hook.removeprefix('harmonet_')}: {', '.join(names) if 0 < len(names) <= MOST_NAMES else len(names)}"
+        for hook, names in row["hooks"].items()
+    )
 
 
 def _entry_rows(kind: Kind, pattern: str) -> list[dict[str, Any]]:
@@ -168,7 +215,7 @@ def _measured(
             return _of_connection(entry, channels, patch_size, upsampling, options)
         if isinstance(entry, MetricEntry):
             return {"unit": entry.unit, "best": entry.best, "routine": entry.routine}
-        return {}  # a loss or a weighting is no more than its card
+        return {}  # a loss, a weighting or a method is no more than its card
     except (TypeError, ValueError) as error:  # an option of the wrong kind, such as text for a number
         if not options:
             raise
@@ -200,7 +247,7 @@ def _is_model(name: str) -> bool:
     if "/" in name or name.endswith(".zip"):
         return True
     plugins.load()
-    return Path(name).is_dir() and not any(name in registry.names() for registry in _registries().values())
+    return Path(name).is_dir() and not any(name in registry for registry in _registries().values())
 
 
 def _option(text: str) -> tuple[str, Any]:
@@ -226,7 +273,7 @@ def _find(name: str) -> "tuple[Entry, str]":
 
     broken = plugins.left_out()
     for registry in _registries().values():
-        if name in registry.names():
+        if name in registry:
             return registry.get(name), registry.kind
     known = [known for registry in _registries().values() for known in registry.names()]
     raise NotFoundError(f"nothing is registered as {name!r}. {nearest(name, known)}{broken}")

@@ -9,10 +9,10 @@ from harmonet.cli.console import Json, Progress, print_json, print_table
 
 
 def check(
-    name: Annotated[str, typer.Argument(help="Name of a network or fusion.")],
+    name: Annotated[str, typer.Argument(help="Name of a network, fusion or method.")],
     json: Json = False,
 ) -> None:
-    """Check that a network or fusion keeps what harmonet promises of it.
+    """Check that a network, fusion or method keeps what harmonet promises of it.
 
     Exit status 1 where a check fails, 0 where all pass or fail as the card declares.
 

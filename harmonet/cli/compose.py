@@ -2,18 +2,19 @@
 
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from harmonet.cli.console import Force, Json, keep_out_of, note, print_json
+from harmonet.cli.console import Force, Json, keep_out_of, note, print_json, print_table
 from harmonet.errors import NotFoundError, OutputError, RecipeError, nearest
 
 if TYPE_CHECKING:
     from harmonet.platforms import Task
+    from harmonet.recipe import Recipe
     from harmonet.report.wiring import Outline
 
 DRAWINGS = (".svg", ".mmd")
@@ -21,9 +22,10 @@ DRAWINGS = (".svg", ".mmd")
 
 def compose(
     single: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(help="Networks: NAME is a candidate for every platform, PLATFORM=NAME or PLATFORM=RUN pins one."),
-    ],
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="In place of networks: a method that is none.")] = None,
     fusion: Annotated[str | None, typer.Option(help="Fusion that joins them; none for the networks alone.")] = None,
     target: Annotated[
         list[str] | None, typer.Option(help="Platform that the fusion refines; all where not given.")
@@ -31,7 +33,7 @@ def compose(
     tap: Annotated[list[str] | None, typer.Option(help="Layer to tap: [PLATFORM.]NETWORK=LAYER.")] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option(help="Option of the fusion, KEY=VALUE, or of another part, NAME.KEY=VALUE."),
+        typer.Option(help="Option of the fusion or method, KEY=VALUE, or of another part, NAME.KEY=VALUE."),
     ] = None,
     platforms: Annotated[str | None, typer.Option(help="Preset, or a TOML file with [source] and [[target]].")] = None,
     data: Annotated[Path | None, typer.Option(help="Read the platforms from this data set.")] = None,
@@ -82,13 +84,28 @@ def compose(
     Example: harmonet compose --single prisma_st=shresnet --single diqt --fusion msp --target connectom_sa
 
     Example: harmonet compose --single diqt --fusion msp --freeze prisma_st --rate fusion=10 --graph wiring.svg
+
+    Example: harmonet compose --method rish_linear --option fwhm=4 --out recipe.toml
     """
-    from harmonet.recipe import LossTable, to_toml
+    from harmonet.recipe import to_toml
+    from harmonet.tables import LossTable
 
     _check_places(out, graph, data, force)
     ways = get_args(LossTable.model_fields["gradients"].annotation)
     if gradients is not None and gradients not in ways:
         raise NotFoundError(f"--gradients {gradients} is not known. {nearest(gradients, ways)}")
+    if method is not None:
+        theirs: dict[str, object] = {
+            "--single": single,
+            "--fusion": fusion,
+            "--target": target,
+            "--tap": tap,
+            "--freeze": freeze,
+        }
+        theirs |= {"--restandardise": restandardise, "--rate": rate, "--preset": preset, "--graph": graph}
+        _refuse_beside(method, theirs)
+    elif not single:
+        raise RecipeError("there is nothing to compose: name networks with --single, or a method with --method.")
     task = _task(platforms, data, source, shell or ())
     for asked, given in (("--freeze", freeze), ("--restandardise", restandardise)):
         for name in given or ():
@@ -97,15 +114,15 @@ def compose(
     rates = rates_of(rate or (), task.target_names)
 
     from harmonet.build import recipe_of
-    from harmonet.report.wiring import facts, outline, total_text, wiring_of
 
     recipe = recipe_of(
         task,
-        candidates_of(single, task.target_names),
+        candidates_of(single, task.target_names) if single else {},
         fusion=fusion,
+        method=method,
         refine=target,
         taps=dict(_tap(text) for text in tap or ()),
-        options=_options(option or (), fusion),
+        options=_options(option or (), fusion or method),
         representation=representation,
         order=order,
         split=split,
@@ -118,6 +135,26 @@ def compose(
         rates=rates,
         preset=preset,
     )
+    if method is None:
+        _show_wiring(recipe, graph, json)
+    else:
+        _show_method(recipe, method, json)
+    if out is not None:
+        _write(out, to_toml(recipe))
+
+
+def _refuse_beside(method: str, given: Mapping[str, object]) -> None:
+    """Refuse options of networks beside a method."""
+    if unfit := [option for option, value in given.items() if value]:
+        raise RecipeError(
+            f"--method {method} stands in place of networks, and {', '.join(unfit)} is theirs: give one or the other."
+        )
+
+
+def _show_wiring(recipe: "Recipe", graph: Path | None, json: bool) -> None:
+    """Verify the wiring by a dry run, print it, and draw it where that is asked for."""
+    from harmonet.report.wiring import facts, outline, total_text, wiring_of
+
     wiring = wiring_of(recipe)
     if json:
         print_json(facts(wiring))
@@ -128,8 +165,22 @@ def compose(
         from harmonet.report.graph import mermaid, svg
 
         _write(graph, {".svg": svg, ".mmd": mermaid}[graph.suffix](wiring))
-    if out is not None:
-        _write(out, to_toml(recipe))
+
+
+def _show_method(recipe: "Recipe", method: str, json: bool) -> None:
+    """Build the method, and print what will be learned for each platform."""
+    from harmonet import plugins
+    from harmonet.runs.method import methods_for
+
+    options, source = recipe.model.options.get(method, {}), recipe.source.name
+    told = ", ".join(f"{key} = {value}" for key, value in options.items())
+    groups = {platform: list(built.groups) for platform, built in methods_for(recipe).items()}
+    if json:
+        print_json({"method": method, "options": options, "source": source, "groups": groups})
+        return
+    rows = [[platform, source, ", ".join(names) or "one channel", told] for platform, names in groups.items()]
+    title = f"{method}: {plugins.method(method).summary}"
+    print_table(title, ["platform", "learned from", "channels", "options"], rows)
 
 
 def _check_places(out: Path | None, graph: Path | None, data: Path | None, force: bool) -> None:
@@ -221,14 +272,16 @@ def _tap(text: str) -> tuple[str, list[str]]:
 
 
 def _options(texts: Sequence[str], fusion: str | None) -> dict[str, dict[str, Any]]:
-    """Options by the name of what they belong to; without a name, to the fusion."""
+    """Options by the name of what they belong to; without a name, to the fusion or method."""
     options: dict[str, dict[str, Any]] = {}
     for text in texts:
         key, given, value = text.partition("=")
         owner, _, key = key.rpartition(".")
         owner = owner or fusion or ""
         if not (given and key and owner):
-            raise RecipeError(f"--option {text!r} is not understood: write KEY=VALUE (fusion) or NAME.KEY=VALUE.")
+            raise RecipeError(
+                f"--option {text!r} is not understood: write KEY=VALUE (fusion or method) or NAME.KEY=VALUE."
+            )
         options.setdefault(owner, {})[key] = option_value(value)
     return options
 

@@ -23,10 +23,8 @@ TRAINING = {
     "patches_per_subject": 40,
     "validation_patches": 24,
     "batch_size": 4,
-    "learning_rate": 2e-3,
-    "decay_every": 2,
+    "learning_rate": 3e-3,
 }
-
 
 PARTS = ("heads", "recipe.toml", "run", "predicted", "report")  # what the demo makes
 
@@ -51,7 +49,7 @@ def demo(
 
     from harmonet.build import recipe_of
     from harmonet.cli.compose import print_tree
-    from harmonet.cli.evaluate import print_scores
+    from harmonet.cli.evaluate import print_scores, typed
     from harmonet.data.layout import open_dataset
     from harmonet.data.scan import read_scan
     from harmonet.data.simulate import simulate
@@ -77,9 +75,10 @@ def demo(
             {name: ["diqt", "shresnet"] for name in task.target_names},
             fusion="msp",
             options=OPTIONS,
+            preset="recommended",
             note=REDUCED,
         ).model_dump(exclude_none=True)
-        recipe = parse(tables | {"seed": seed, "training": TRAINING}, "of the demo")
+        recipe = parse(tables | {"seed": seed, "training": tables["training"] | TRAINING}, "of the demo")
         write_whole(out / "recipe.toml", to_toml(recipe).encode())
         print_tree(outline(wiring_of(recipe)))
         note("3/5 train: each candidate alone, then the composition of the best")
@@ -91,5 +90,5 @@ def demo(
         scan = read_scan(dataset.acquisition(subject, task.source.name))
         write_predictions(run, scan, predict(run, scan, watch=progress), out / "predicted", subject)
     print_scores(evaluation)
-    page = write_report(evaluation, [run], out / "report")
+    page = write_report(evaluation, [run], out / "report", command=typed())
     note(f"report: {page}\nNIfTI: {out / 'predicted'}")

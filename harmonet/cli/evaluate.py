@@ -1,5 +1,7 @@
 """`harmonet eval`: scores of runs on held-out subjects."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -80,8 +82,13 @@ def eval_(
     else:
         print_scores(evaluation, [name for name in wanted if name in evaluation.metrics])
     if out is not None:
-        page = write_report(evaluation, trained, out)
+        page = write_report(evaluation, trained, out, command=typed())
         note(f"wrote {page}")
+
+
+def typed() -> str:
+    """The command as it was typed, quoted for a shell."""
+    return shlex.join(["harmonet", *sys.argv[1:]])
 
 
 def print_scores(evaluation: "Evaluation", named: list[str] | None = None) -> None:

@@ -100,7 +100,7 @@ def write(name: str, kind: Kind, folder: Path) -> list[Path]:
     package = distribution(name)
     plugins.load()
     registry = NETWORKS if kind is Kind.network else FUSIONS
-    if name in registry.names():
+    if name in registry:
         raise RegistrationError(f"{kind} {name!r} is taken by {registry.provider(name)}: choose another name.")
     module = package.replace("-", "_")
     words = {

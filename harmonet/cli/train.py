@@ -211,7 +211,7 @@ def reading_of(
 
     folder = cache_folder(data)
     return Reading(
-        auto_mask=wants_auto_mask(mask),
+        auto_mask=wants_auto_mask(mask, say),
         accept=accepted(accept),
         cache=None if folder is None else Cache(folder, say),
         say=say,
@@ -228,12 +228,12 @@ def accepted(names: Sequence[str] | None) -> frozenset[str]:
     return frozenset(names or ())
 
 
-def wants_auto_mask(mask: str | None) -> bool:
+def wants_auto_mask(mask: str | None, say: Callable[[str], None] = note) -> bool:
     """Whether masks are to be made; says so."""
     if mask not in (None, "auto"):
         raise DataError(
             f"--mask {mask!r} is not understood here: masks are read from the data set, or use --mask auto."
         )
     if mask == "auto":
-        note("mask: made with dipy's median_otsu where there is none")
+        say("mask: made with dipy's median_otsu where there is none")
     return mask == "auto"

@@ -34,6 +34,8 @@ class Header:
         affine: (4, 4), voxel indices to mm in RAS+.
         offset: Bytes before the first number.
         slope, inter: A value is slope * number + inter.
+        codes: Of qform and sform: which space the affine leads to, such as 1 for the scanner's and 4 for MNI's; 0 for
+            one that is not set. Where the two differ, the sform's twice, since it is used alone.
         warnings: Sentences on what can be read but may not be what is meant.
     """
 
@@ -44,6 +46,7 @@ class Header:
     offset: int
     slope: float
     inter: float
+    codes: tuple[int, int]
     warnings: tuple[str, ...] = ()
 
     @property
@@ -87,7 +90,9 @@ def interpret(head: bytes, path: Path) -> Header:
         raise DataError(f"{path} has scl_inter {header['scl_inter']}: set it to 0.") from None
     slope, inter = (1.0 if slope is None else float(slope)), (0.0 if inter is None else float(inter))
     affine, warnings = _affine(header, shape, path)
-    return Header(path, shape, dtype, affine, int(offset), slope, inter, warnings)
+    qform, sform = int(header["qform_code"]), int(header["sform_code"])
+    codes = (sform if warnings else qform, sform)
+    return Header(path, shape, dtype, affine, int(offset), slope, inter, codes, warnings)
 
 
 def check_room(header: Header, zipped: bool, limit: int) -> None:

@@ -124,7 +124,14 @@ def _whole(head: bytes, content: Iterator[bytes], header: Header) -> bytearray:
     return body
 
 
-def write_nifti(path: Path, data: ArrayLike, affine: ArrayLike, *, description: str = "harmonet") -> None:
+def write_nifti(
+    path: Path,
+    data: ArrayLike,
+    affine: ArrayLike,
+    *,
+    description: str = "harmonet",
+    codes: tuple[int, int] = (1, 1),
+) -> None:
     """Writes a NIfTI-1 file that holds exactly these values: float32, or uint8 for bool and uint8.
 
     The header is built, never inherited: a prediction saved through an input's int16 header is rescaled. The
@@ -135,6 +142,7 @@ def write_nifti(path: Path, data: ArrayLike, affine: ArrayLike, *, description: 
         data: (X, Y, Z) or (X, Y, Z, C).
         affine: (4, 4), voxel indices to mm in RAS+.
         description: At most 79 ASCII characters, kept in the header.
+        codes: Of qform and sform, as in `Header`; the affine is in both, whatever their codes.
 
     Raises:
         OutputError: Values are not finite as float32, the shape is no image, or the place cannot be written.
@@ -154,8 +162,8 @@ def write_nifti(path: Path, data: ArrayLike, affine: ArrayLike, *, description: 
     header = NIFTI1(endianness="<")  # the same bytes on every machine
     header.set_data_shape(values.shape)
     header.set_data_dtype(values.dtype)
-    header.set_sform(matrix, code=1)
-    header.set_qform(matrix, code=1)
+    header.set_sform(matrix, code=codes[1])
+    header.set_qform(matrix, code=codes[0])
     header.set_xyzt_units("mm")
     header.set_slope_inter(1, 0)
     header["magic"], header["vox_offset"] = b"n+1", 352

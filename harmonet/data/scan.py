@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harmonet.data.acquisition import Acquisition
-from harmonet.data.axes import from_canonical, to_canonical
+from harmonet.data.axes import to_canonical
 from harmonet.data.gradients import B0_MAX
 from harmonet.data.masks import Mask, automatic_mask, checked_mask, share_warnings
 from harmonet.data.nifti import Image, read_nifti
@@ -47,6 +46,7 @@ class Scan:
         dropped: How many volumes were left out because TE or TR differ from the diffusion-weighted ones'.
         cleared: How many NaN or infinite values outside the mask were set to 0.
         notes: Warnings of the files' headers, tables and mask.
+        codes: Of the file's qform and sform, as in `Header`.
     """
 
     subject: str
@@ -63,6 +63,7 @@ class Scan:
     dropped: int = 0
     cleared: int = 0
     notes: tuple[str, ...] = ()
+    codes: tuple[int, int] = (1, 1)
 
     @property
     def is_dwi(self) -> Mask:
@@ -120,10 +121,6 @@ class Scan:
     def warnings(self) -> tuple[str, ...]:
         """Sentences on what can be used but may not be what is meant: of the files, and of what they hold."""
         return (*self.notes, *self._mislabelled())
-
-    def to_stored(self, volume: NDArray[Any]) -> NDArray[Any]:
-        """(X', Y', Z'[, C]) the volume in the axis order of the file, to go with `stored.affine`."""
-        return from_canonical(volume, self.stored)
 
     def _mean_b0(self, voxels: Indices) -> FloatImage:
         """(V,) as `b0`, of some voxels."""
@@ -190,6 +187,7 @@ def read_scan(acquisition: Acquisition, *, auto_mask: bool = False) -> Scan:
         dropped=protocol.dropped,
         cleared=cleared,
         notes=protocol.warnings + notes,
+        codes=image.header.codes,
     )
 
 

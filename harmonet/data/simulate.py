@@ -3,6 +3,9 @@
 What a scanner does to a head is our choice throughout, made so that the platforms differ as real ones do: an
 older scanner with less signal and a wider point-spread, two newer ones, and one protocol of half the voxel size
 with a shorter echo time. Nothing learned here says anything about a real scanner.
+
+The preset `unrelated` is a control: the same scanners, each of which sees a head of its own, so that no platform tells
+anything of another.
 """
 
 from collections.abc import Callable, Mapping
@@ -69,7 +72,11 @@ def _cdmri2017() -> tuple[tuple[Platform, Acquire], ...]:
     return tuple(zip((task.source, *task.targets), effects, strict=True))
 
 
-PRESETS: Mapping[str, tuple[tuple[Platform, Acquire], ...]] = {"cdmri2017": _cdmri2017()}
+UNRELATED = "unrelated"
+PRESETS: Mapping[str, tuple[tuple[Platform, Acquire], ...]] = {"cdmri2017": _cdmri2017(), UNRELATED: _cdmri2017()}
+
+
+LABELS = {UNRELATED: "simulated heads that share nothing between platforms (synthetic, a null control)"}
 
 
 def preset_of(name: str) -> tuple[tuple[Platform, Acquire], ...]:
@@ -120,13 +127,15 @@ def simulate(
         for subject in range(subjects):
             head = anatomy([seed, subject, ANATOMY], fine)
             for index, (platform, acquire) in enumerate(platforms):
+                if preset == UNRELATED and index:
+                    head = anatomy([seed, subject, ANATOMY, index], fine)
                 _acquire(folder / f"sim{subject + 1:02d}", head, platform, acquire, (seed, subject, index))
                 if progress:
                     progress("simulating", subject * len(platforms) + index + 1, total)
         write_facts(
             folder,
             kind="synthetic",
-            label="simulated travelling heads (synthetic)",
+            label=LABELS.get(preset, "simulated travelling heads (synthetic)"),
             preset=preset,
             seed=seed,
             subjects=[f"sim{subject + 1:02d}" for subject in range(subjects)],

@@ -1,6 +1,6 @@
-"""Every method beside the best single network and beside interpolation, over subjects, with all that must be said."""
+"""Every method beside the best single network, the best linear baseline and interpolation, over subjects."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,8 @@ from harmonet.evaluation.statistics import Comparison, compare
 
 INTERPOLATION = "interpolation"
 BEST_SINGLE = "the best single network"
+BEST_LINEAR = "the best linear baseline"
+LINEAR = ("linear", "rish_linear")
 UNLEARNED = ("identity", INTERPOLATION)  # what needs no test: it is what others are tested against
 
 
@@ -22,12 +24,12 @@ class Compared:
 
     Attributes:
         metric, against, platform, method: What was compared.
-        role: `the best single network`, the one of the lowest mean error on these very subjects, which favours it; or
-            `interpolation`.
+        role: `the best single network` or `the best linear baseline`, the one of the lowest mean error on these very
+            subjects, which favours it; or `interpolation`.
         rival: The method that has this role.
         comparison: Paired over subjects; None where that cannot be done, for the reason in `problem`.
         problem: Why there is no comparison, or no test.
-        tests: How many tests the corrections count: all of this metric and reference.
+        tests: How many tests the corrections count: those of this method by this metric against this reference.
         p, holm, bonferroni: Of the exact signed-rank test, bare and corrected; None with one subject.
     """
 
@@ -47,9 +49,18 @@ class Compared:
 
 def best_single(evaluation: Evaluation, platform: str, against: str, metric: str = MAIN) -> str | None:
     """The single network with the lowest mean error over these subjects; None where none was scored."""
+    return _best(evaluation, evaluation.singles, platform, against, metric)
+
+
+def best_linear(evaluation: Evaluation, platform: str, against: str, metric: str = MAIN) -> str | None:
+    """The linear baseline with the lowest mean error over these subjects; None where none was scored."""
+    return _best(evaluation, LINEAR, platform, against, metric)
+
+
+def _best(evaluation: Evaluation, names: Sequence[str], platform: str, against: str, metric: str) -> str | None:
     means = {
         name: float(np.mean(list(errors.values())))
-        for name in evaluation.singles
+        for name in names
         if len(errors := evaluation.errors(name, platform, against, metric)) == len(evaluation.subjects)
     }
     finite = {name: value for name, value in means.items() if np.isfinite(value)}
@@ -57,14 +68,21 @@ def best_single(evaluation: Evaluation, platform: str, against: str, metric: str
 
 
 def comparisons(evaluation: Evaluation, against: str, metric: str = MAIN) -> list[Compared]:
-    """All comparisons by one metric against one reference, in the order of the table, corrected for their number."""
+    """All comparisons by one metric against one reference, in the order of the table.
+
+    Each method asks a question of its own, so p-values are corrected for the number of that method's tests.
+    """
     return evaluation.once(("comparisons", against, metric), lambda: _comparisons(evaluation, against, metric))
 
 
 def _comparisons(evaluation: Evaluation, against: str, metric: str) -> list[Compared]:
     rows = []
     for platform in evaluation.platforms:
-        rivals = {BEST_SINGLE: best_single(evaluation, platform, against, metric), INTERPOLATION: INTERPOLATION}
+        rivals = {
+            BEST_SINGLE: best_single(evaluation, platform, against, metric),
+            BEST_LINEAR: best_linear(evaluation, platform, against, metric),
+            INTERPOLATION: INTERPOLATION,
+        }
         for method in evaluation.methods:
             errors = evaluation.errors(method, platform, against, metric)
             if method in UNLEARNED or evaluation.kinds.get(method) == "floor" or not errors:
@@ -90,11 +108,18 @@ def _compared(row: Compared, errors: Mapping[str, float], theirs: Mapping[str, f
 
 
 def _corrected(rows: list[Compared]) -> list[Compared]:
-    """The rows with p-values corrected for all tests among them."""
-    p_values = [row.p for row in rows if row.p is not None]
-    stepped, plain = iter(holm(p_values)), iter(bonferroni(p_values))
+    """The rows with p-values corrected for all tests of the same method among them."""
+    p_values: dict[str, list[float]] = {}
+    for row in rows:
+        if row.p is not None:
+            p_values.setdefault(row.method, []).append(row.p)
+    stepped, plain = ({m: iter(way(found)) for m, found in p_values.items()} for way in (holm, bonferroni))
     return [
-        row if row.p is None else replace(row, tests=len(p_values), holm=next(stepped), bonferroni=next(plain))
+        row
+        if row.p is None
+        else replace(
+            row, tests=len(p_values[row.method]), holm=next(stepped[row.method]), bonferroni=next(plain[row.method])
+        )
         for row in rows
     ]
 

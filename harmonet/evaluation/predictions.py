@@ -1,4 +1,4 @@
-"""What every method says of a subject, one volume at a time: baselines, networks alone, their mean, stages."""
+"""What every row says of a subject, one volume at a time: baselines, networks alone, their mean, stages."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,11 +15,11 @@ from harmonet.data.represent import represent
 from harmonet.data.resample import resample
 from harmonet.data.scan import truth_scan
 from harmonet.data.volumes import Head
-from harmonet.evaluation.baselines import identity, interpolation
-from harmonet.evaluation.floors import Fitted
 from harmonet.evaluation.result import Kind
 from harmonet.evaluation.series import Series
-from harmonet.inference import Filled, Where, predict_stages
+from harmonet.inference import Where
+from harmonet.methods.method import Method
+from harmonet.runs.answering import stages_of
 from harmonet.runs.folder import MODEL, Trained, is_complete, load
 from harmonet.runs.train import SINGLES
 
@@ -27,6 +27,7 @@ Floats = NDArray[np.float32]
 
 NOISE = "the target itself"  # its error against truth is the noise in it
 ENSEMBLE = "mean of singles"
+CHOSEN = "chosen on validation"  # of several networks, the one for each platform
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,18 +63,26 @@ class Member:
 
 def members_of(series: Series, subject: str, *, with_name: bool) -> list[list[Member]]:
     """For each run that the subject tests: each single network as it was pre-trained, then the run's own model."""
-    prefix = f"{series.name}: " if with_name else ""
+    prefix = prefix_of(series, with_name=with_name)
     return [_members(run, prefix) for run in series.holding_out(subject)]
+
+
+def prefix_of(series: Series, *, with_name: bool) -> str:
+    """What begins the names of a series' rows; a method always has it, since a baseline may be called like it."""
+    return f"{series.name}: " if with_name or series.runs[0].methods else ""
 
 
 def _members(run: Trained, prefix: str) -> list[Member]:
     name = run.folder.name
+    if run.methods:
+        return [Member(f"{prefix}{run.recipe.model.method}", "method", name, lambda: run)]
     singles = [folder for folder in sorted((run.folder / SINGLES).glob("*")) if is_complete(folder)]
     found = [Member(prefix + _network_of(folder), "single", name, partial(load, folder)) for folder in singles]
     if run.recipe.model.fusion is not None:
         found.append(Member(f"{prefix}{run.recipe.model.fusion}", "stage", name, lambda: run))
     elif not (run.folder / SINGLES).is_dir():
-        ((_, network), *_) = run.networks.items()
+        several = any(len(names) > 1 for names in run.recipe.model.candidates.values())
+        network = CHOSEN if several else next(iter(run.networks.values()))
         found.append(Member(f"{prefix}{network}", "single", name, lambda: run))
     return found
 
@@ -85,25 +94,20 @@ def _network_of(folder: Path) -> str:
 
 
 def from_baselines(
-    head: Head, platform: str, truth: Floats | None, fitted: Mapping[str, Fitted], orders: Mapping[str, slice]
+    head: Head, platform: str, truth: Floats | None, methods: Mapping[str, Method]
 ) -> Iterator[Predicted]:
     """The rows that no run predicted, in the order of the table.
 
     Args:
         head, platform: What is predicted.
         truth: Noise-free channels, where they are known: then the target itself is a row.
-        fitted: Platform to what the training subjects taught; empty where they are not there.
-        orders: Channels that are scaled together; empty for a scalar image, which has no orders.
+        methods: Name to method, all that could learn having learned.
     """
-    target, source = head.targets[platform], interpolation(head, platform)
-    yield Predicted("identity", "baseline", "", platform, identity(head, platform))
-    yield Predicted("interpolation", "baseline", "", platform, source)
-    if platform in fitted:
-        learned = fitted[platform]
-        yield Predicted("linear", "baseline", "", platform, learned.linear(source, target.mask))
-        if orders:
-            scaled = learned.rish_linear(source, target.mask, target.grid, orders)
-            yield Predicted("rish_linear", "baseline", "", platform, scaled)
+    target = head.targets[platform]
+    for name, method in methods.items():
+        said = method.predict(head.source, target.grid)
+        said[~target.mask] = 0
+        yield Predicted(name, "baseline", "", platform, said)
     if truth is not None:
         yield Predicted(NOISE, "floor", "", platform, target.channels)
 
@@ -135,17 +139,13 @@ def _means(member: Member, sums: Mapping[str, Sequence[Floats]]) -> Iterator[Pre
 
 
 def _predict(member: Member, run: Trained, head: Head) -> Iterator[Predicted]:
-    """Raw channels by platform, one method per stage."""
-    source = run.standardise_source.standardisation_for(head.source).apply(head.source)
+    """Raw channels by platform, one row per stage."""
     where = {p: Where(head.targets[p].grid, head.alignments[p]) for p in run.task.target_names if p in head.targets}
-    stages: list[Filled] = predict_stages(run.model, source, head.source.mask, where, run.recipe.model.patch_size)
+    stages = stages_of(run, head.source, where)
     for number, stage in enumerate(stages):
         method = f"{member.name}, stage {number}" if len(stages) > 1 else member.name
         for platform, channels in stage.items():
-            scale = run.standardise[platform]
-            variance = stage.variances.get(platform)
-            raw = None if variance is None else variance * scale.std.astype(np.float32) ** 2
-            yield Predicted(method, member.kind, member.run, platform, scale.invert(channels), raw)
+            yield Predicted(method, member.kind, member.run, platform, channels, stage.variances.get(platform))
 
 
 def truths_of(dataset: TravellingHeads, head: Head, run: Trained) -> dict[str, Floats]:

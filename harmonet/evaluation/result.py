@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from harmonet.evaluation.significance import PatchTest
 from harmonet.evaluation.statistics import seed_means
 
+if TYPE_CHECKING:
+    from harmonet.evaluation.forms import Table
+
 Floats = NDArray[np.float32]
-Kind = Literal["baseline", "floor", "single", "control", "stage"]
+Kind = Literal["baseline", "floor", "method", "single", "control", "stage"]
 
 T = TypeVar("T")
 
@@ -68,9 +71,20 @@ class Score:
 
 @dataclass(frozen=True, eq=False)
 class Maps:
-    """One subject's volumes of one platform for pictures, each (X, Y, Z, C) on the target's grid.
+    """One subject's volumes of one platform for pictures, each (X, Y, Z, C) on the target's grid, axes RAS+.
 
     Channels are SH of the signal (order 4) whatever the representation was; one channel for a scalar image.
+
+    Attributes:
+        platform, subject: What was predicted for whom.
+        mask: (X, Y, Z), the target's.
+        source: Interpolated to this grid.
+        target: As it was measured.
+        truth: Without noise; None where it is not known.
+        prediction: Of `method`, the last one of the table that a run made.
+        single: Of `rival`, the single network with the lowest error on this subject; None where `method` is the only
+            one there is.
+        voxel_size: Mm along each axis.
     """
 
     platform: str
@@ -81,6 +95,9 @@ class Maps:
     truth: Floats | None
     prediction: Floats
     method: str
+    single: Floats | None = None
+    rival: str = ""
+    voxel_size: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -128,7 +145,8 @@ class Evaluation:
         measure: What the channels are.
         notes: What reading the subjects had to say, a sentence each.
         maps: The first subject's volumes.
-        kinds: Method to what it is; `single` is a network alone, `stage` an output of a composition, `floor` no method.
+        kinds: Method to what it is; `single` is a network alone, `stage` an output of a composition, `method` a run's
+            that is no network, `floor` no method.
         metrics: Metric to its card, in the order of the tables; `sh_mse` is the first.
         prefixes: Run folder to what begins the names of its methods.
         patched: The paper's test over patches, where it was asked for.
@@ -189,6 +207,12 @@ class Evaluation:
                 found.setdefault(s.subject, []).append(s.values.get(metric))
         measured = {name: [v for v in values if v is not None] for name, values in found.items() if None not in values}
         return seed_means({name: [read(v) for v in values] for name, values in measured.items()}) if measured else {}
+
+    def tables(self) -> "list[Table]":
+        """Every table, as the files have them."""
+        from harmonet.evaluation.tables import tables_of  # tables are made of evaluations
+
+        return self.once("tables", lambda: tables_of(self))
 
     def files(self) -> dict[str, str]:
         """Tables and statistics by file name."""

@@ -9,14 +9,23 @@ from harmonet import sh
 from harmonet.build import shells_of
 from harmonet.data.layout import TravellingHeads
 from harmonet.data.volumes import Head
-from harmonet.evaluation.baselines import interpolation
-from harmonet.evaluation.floors import Fitted, Lesson, fit, learn
+from harmonet.evaluation.floors import Floors, floors_of
 from harmonet.evaluation.labels import read_labels
 from harmonet.evaluation.measures import ROUTINE, Measures, context_of, measures_of
 from harmonet.evaluation.patches import Errors, Place, patch_errors, patch_tests
-from harmonet.evaluation.predictions import NOISE, Member, Predicted, from_baselines, from_run, members_of, truths_of
+from harmonet.evaluation.predictions import (
+    NOISE,
+    Member,
+    Predicted,
+    from_baselines,
+    from_run,
+    members_of,
+    prefix_of,
+    truths_of,
+)
 from harmonet.evaluation.result import Evaluation, Floats, Kind, Maps, Score
 from harmonet.evaluation.series import Series, leaks, series_of, tested_subjects
+from harmonet.methods.interpolation import interpolated
 from harmonet.metrics.image import Image
 from harmonet.metrics.sh_error import calibration
 from harmonet.platforms import target_patch_size
@@ -24,7 +33,7 @@ from harmonet.reading import Reading, read_heads
 from harmonet.runs.folder import Trained
 from harmonet.training.loop import Watch
 
-ORDER: tuple[Kind, ...] = ("baseline", "floor", "single", "control", "stage")  # of the rows of one series
+ORDER: tuple[Kind, ...] = ("baseline", "floor", "method", "single", "control", "stage")  # of the rows of one series
 SUBJECTS, PAPER = "subjects", "paper"
 PROTOCOLS = (SUBJECTS, PAPER)
 
@@ -89,7 +98,7 @@ def evaluate(
     with_name = len(series) > 1
     todo = {s: [m for each in series for m in members_of(each, s, with_name=with_name)] for s in subjects}
     total, done = sum(len(members) for runs_of in todo.values() for members in runs_of), 0
-    floors, notes = _floors(series[0], subjects, dataset, reading, watch)
+    floors, notes = floors_of(series[0], subjects, dataset, reading, watch)
     maps: list[Maps] = []
     for subject in subjects:
         head = read_heads(dataset, [subject], first.recipe, lambda *_: None, reading)[0]
@@ -97,21 +106,29 @@ def evaluate(
         truths = truths_of(dataset, head, first)
         scenes = {platform: _scene(head, platform, truths, first, labels) for platform in head.targets}
         shown: dict[str, Predicted] = {}
+        best: dict[str, tuple[float, Predicted]] = {}
 
         def step(name: str, subject: str = subject) -> None:
             nonlocal done
             watch("evaluating", done, total, f"{subject}: {name}")
             done += 1
 
-        for predicted in _all(head, truths, floors.get(subject, {}), first, todo[subject], step):
+        for predicted in _all(head, truths, floors[subject], todo[subject], step):
             _add(table, scenes[predicted.platform], predicted)
-            if subject == subjects[0] and predicted.kind in ("single", "stage"):
+            if subject == subjects[0] and predicted.kind in ("method", "single", "stage"):
                 shown[predicted.platform] = predicted
+                if predicted.kind == "single":  # of these only the best is kept: volumes are large
+                    error = float(np.nan_to_num(table.scores[-1].sh_mse, nan=np.inf))
+                    if predicted.platform not in best or error < best[predicted.platform][0]:
+                        best[predicted.platform] = error, predicted
         if subject == subjects[0]:
-            maps = [_maps(head, shown[platform], truths.get(platform), first) for platform in head.targets]
+            maps = [
+                _maps(head, shown[platform], best.get(platform, (0, None))[1], truths.get(platform), first)
+                for platform in head.targets
+            ]
     watch("evaluating", total, total, "done")
     methods = _ordered(table.kinds, series, with_name=with_name)
-    untested = [m for m in methods if table.kinds[m] in ("baseline", "floor")]
+    untested = [m for m in methods if table.kinds[m] in ("baseline", "floor", "method")]
     singles = [m for m in methods if table.kinds[m] == "single"]
     return Evaluation(
         scores=sorted(table.scores, key=lambda s: subjects.index(s.subject)),
@@ -125,55 +142,21 @@ def evaluate(
         maps=maps,
         kinds=table.kinds,
         metrics=table.measures.cards,
-        prefixes={run.folder: f"{each.name}: " if with_name else "" for each in series for run in each.runs},
+        prefixes={run.folder: prefix_of(each, with_name=with_name) for each in series for run in each.runs},
         patched=patch_tests(table.patches, singles, untested),
     )
-
-
-def _floors(
-    series: Series, subjects: Sequence[str], dataset: TravellingHeads, reading: Reading, watch: Watch
-) -> tuple[dict[str, dict[str, Fitted]], list[str]]:
-    """Test subject to platform to what its run's training subjects teach, and what is to be said of it.
-
-    Each training subject is read once, alone. One that the data set lacks makes its run's baselines impossible.
-    """
-    trained = {subject: series.holding_out(subject)[0].split.train for subject in subjects}
-    wanted = sorted({name for names in trained.values() for name in names})
-    missing = [name for name in wanted if name not in dataset.subjects]
-    if missing:
-        return {}, [
-            f"linear and rish_linear are not measured: they learn from the training subjects, and {dataset.root.name} "
-            f"lacks {', '.join(missing)}"
-        ]
-    run = series.runs[0]
-    lessons: dict[tuple[str, str], Lesson] = {}
-    for number, name in enumerate(wanted):
-        (head,) = read_heads(dataset, [name], run.recipe, lambda *_: None, reading)
-        for platform in head.targets:
-            lessons[name, platform] = learn(head, platform, run.representation.groups())
-        watch("fitting baselines", number + 1, len(wanted), name)
-    return {
-        subject: {
-            platform: fit(found)
-            for platform in run.task.target_names
-            if (found := [lessons[n, platform] for n in names if (n, platform) in lessons])
-        }
-        for subject, names in trained.items()
-    }, []
 
 
 def _all(
     head: Head,
     truths: Mapping[str, Floats],
-    fitted: Mapping[str, Fitted],
-    run: Trained,
+    floors: Floors,
     todo: Sequence[Sequence[Member]],
     step: Callable[[str], None],
 ) -> Iterator[Predicted]:
     """Everything that is said of one head."""
-    orders = run.representation.groups() if run.representation.uses_gradients else {}
     for platform in head.targets:
-        yield from from_baselines(head, platform, truths.get(platform), fitted, orders)
+        yield from from_baselines(head, platform, truths.get(platform), floors[platform])
     for members in todo:
         yield from from_run(members, head, step)
 
@@ -217,18 +200,23 @@ def _ordered(kinds: Mapping[str, Kind], series: Sequence[Series], *, with_name: 
     return sorted(kinds, key=place)
 
 
-def _maps(head: Head, predicted: Predicted, truth: Floats | None, run: Trained) -> Maps:
-    """What the pictures show: the source, interpolated, beside the last method's prediction and the references."""
+def _maps(head: Head, predicted: Predicted, single: Predicted | None, truth: Floats | None, run: Trained) -> Maps:
+    """What the pictures show: the source, interpolated, the best single network, the last method, the references."""
     target, view = head.targets[predicted.platform], _view(run)
+    beside = single if single is not None and single.method != predicted.method else None
+    x, y, z = (float(edge) for edge in target.grid.voxel_size)
     return Maps(
         predicted.platform,
         head.subject,
         target.mask,
-        source=view(interpolation(head, predicted.platform)),
+        source=view(interpolated(head.source, target.grid) * target.mask[..., None]),
         target=view(target.channels),
         truth=None if truth is None else view(truth),
         prediction=view(predicted.channels),
         method=predicted.method,
+        single=None if beside is None else view(beside.channels),
+        rival="" if beside is None else beside.method,
+        voxel_size=(x, y, z),
     )
 
 

@@ -100,7 +100,7 @@ def comparison_table(evaluation: Evaluation, against: str, metric: str = MAIN) -
     notes = [caution(len(evaluation.subjects))]
     if tests:
         notes.append(
-            f"p: exact two-sided signed-rank test over subjects; corrected for the {tests} tests of this table. The "
+            f"p: exact two-sided signed-rank test over subjects; corrected for the {tests} tests of each method. The "
             "best single network is the best on these subjects."
         )
     scale = f" in 1e{exponent}" if exponent else ""

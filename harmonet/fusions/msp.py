@@ -21,6 +21,8 @@ SCHEDULES: Mapping[str, Callable[[float], float]] = {
     "fixed": lambda _: 1.0,
 }
 
+WEIGHTS = ("mean", "learned")
+
 
 class MSP(Fusion):
     """Equation (1) of the paper.
@@ -48,6 +50,8 @@ class MSP(Fusion):
         start: Fraction of the training before alpha rises.
         ramp: Fraction of the training over which alpha rises.
         final: Alpha once it has risen; with 0 the fusion is the control that refines nothing.
+        weights: `mean`, the paper's, or `learned`, our choice: softmax over the P - 1 predictions of a parameter for
+            each of them and each channel, one set for each later stage, equal at first.
 
     Raises:
         NotFoundError: There is no such connection network, option or schedule.
@@ -69,6 +73,7 @@ class MSP(Fusion):
         start: float = 0.0,
         ramp: float = 0.5,
         final: float = 1.0,
+        weights: str = "mean",
     ) -> None:
         super().__init__(sources, target)
         if len(sources) < 2:
@@ -80,6 +85,8 @@ class MSP(Fusion):
             raise ShapeError(f"msp was asked for {stages} stages: use 2, as published, or more.")
         if schedule not in SCHEDULES:
             raise NotFoundError(f"msp has no schedule {schedule!r}. {nearest(str(schedule), SCHEDULES)}")
+        if weights not in WEIGHTS:
+            raise NotFoundError(f"msp has no weights {weights!r}. {nearest(str(weights), WEIGHTS)}")
         for name, value in (("start", start), ("ramp", ramp), ("final", final)):
             if not 0 <= value <= 1:
                 raise ShapeError(f"msp was asked for {name} = {value}: use a number from 0 to 1.")
@@ -94,6 +101,9 @@ class MSP(Fusion):
             for before in ([], *[seen] * (stages - 2))
         )
         self.register_buffer("alpha", torch.tensor(self._scheduled(0.0)))
+        self.logits = None
+        if weights == "learned":  # (later stages, predictions with the own first, channels)
+            self.logits = nn.Parameter(torch.zeros(stages - 1, len(sources), seen[0][0]))
 
     def _connect(self, platform: str, seen: Sequence[Size], options: Mapping[str, Any]) -> nn.Module:
         """A connection network from the taps of a platform, and what else is `seen`, to the target."""
@@ -121,7 +131,12 @@ class MSP(Fusion):
             seen = refined[-1:] if number else []
             others = [net(*(features[i][tap] for tap in self.taps[i]), *seen) for i, net in nets.items()]
             self._refuse_other_sizes(dict(zip(nets, others, strict=True)), refined[0])
-            refined.append(own * refined[-1] + share * reduce(add, others))
+            if self.logits is None:
+                refined.append(own * refined[-1] + share * reduce(add, others))
+            else:
+                weights = self.logits[number].softmax(0)[..., None, None, None]
+                joined = reduce(add, (w * y for w, y in zip(weights, [refined[-1], *others], strict=True)))
+                refined.append((1 - self.alpha) * refined[-1] + self.alpha * joined)
         return [{self.target: y} for y in refined[1:]]
 
     def _refuse_other_sizes(self, others: Mapping[str, Tensor], own: Tensor) -> None:

@@ -22,11 +22,18 @@ Floats = NDArray[np.float32]
 
 
 class Filled(dict[str, Floats]):
-    """One stage's volumes by platform; those of their variances, where a network gives them, in `variances`."""
+    """One stage's volumes by platform.
+
+    Attributes:
+        variances: Those of the variances, where a network gives them.
+        members: What the first, the second and so on of a platform's networks say, by platform; where some platform has
+            several, and somebody asked.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.variances: dict[str, Floats] = {}
+        self.members: list[dict[str, Floats]] = []
 
 
 def predict_stages(
@@ -40,6 +47,7 @@ def predict_stages(
     core: int | None = None,
     stride: int | None = None,
     memory: int = MEMORY,
+    members: bool = False,
 ) -> list[Filled]:
     """Every stage's prediction of each platform, standardised.
 
@@ -59,6 +67,7 @@ def predict_stages(
             taken with weights that fall linearly from the middle of a core to its border on every axis.
         memory: Bytes that the model may hold at once, beside its weights, the source and the result; measuring it takes
             four patches.
+        members: Whether what each network of a platform says is kept too, which takes as many volumes.
 
     Returns:
         One dict per stage, platform to (X', Y', Z', C); 0 further than one source voxel from the mask.
@@ -82,6 +91,10 @@ def predict_stages(
             for out, stage in zip(stages, predicted, strict=True):
                 _keep(out, stage, batch, where, road, around, overlap)
                 _keep(out.variances, getattr(stage, "variances", {}), batch, where, road, around, overlap)
+                for number, said in enumerate(_by_number(stage) if members else ()):
+                    while len(out.members) <= number:
+                        out.members.append({})
+                    _keep(out.members[number], said, batch, where, road, around, overlap)
             del predicted, stage  # or they would lie beside the next batch
             done += len(batch)
             if watch is not None:
@@ -92,6 +105,13 @@ def predict_stages(
 def _windows(model: Model, source: Floats, batch: Sequence[Tile]) -> torch.Tensor:
     """What the model sees of some tiles of one shape, (B, C, X, Y, Z)."""
     return torch.from_numpy(np.stack([tile.cut(source) for tile in batch])).to(model.device).movedim(-1, 1)
+
+
+def _by_number(stage: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+    """What the first, the second and so on of each platform's networks say."""
+    members: Mapping[str, Sequence[torch.Tensor]] = getattr(stage, "members", {})
+    most = max(map(len, members.values()), default=0)
+    return [{platform: said[n] for platform, said in members.items() if n < len(said)} for n in range(most)]
 
 
 @contextmanager

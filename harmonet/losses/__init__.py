@@ -29,7 +29,7 @@ def harmonet_losses() -> list[LossEntry]:
         LossEntry(
             name="by_order",
             build="harmonet.losses.by_order:ByOrder",
-            summary="the error of each SH order, weighted: alike, by inverse variance or by a table",
+            summary="the error of each SH order, weighted: alike, falling, by inverse variance or by a table",
             our_choice="all of it",
         ),
         LossEntry(

@@ -1,5 +1,6 @@
 """An error for each SH order, weighted."""
 
+import re
 from collections.abc import Mapping
 from typing import Literal
 
@@ -9,6 +10,18 @@ from harmonet.errors import NotFoundError, RecipeError, nearest
 from harmonet.losses.masked import masked_likelihood, masked_mean, masked_mse, refuse_other_shape
 
 LEAST = 1e-3  # variance in standardised units squared: a batch of hardly any signal must not outweigh all others
+WORDS = ("equal", "falling", "inverse_variance")
+FALL = 1 / 3  # from each even order to the next, about as the square of simulated signal falls
+
+
+def order_of(group: str) -> int:
+    """The SH order in the name of a group; 0 for one that names none.
+
+    >>> order_of("b = 1000, l = 4"), order_of("intensity")
+    (4, 0)
+    """
+    found = re.search(r"l = (\d+)$", group)
+    return int(found[1]) if found else 0
 
 
 class ByOrder:
@@ -19,7 +32,8 @@ class ByOrder:
 
     Args:
         groups: Name of an order, such as `l = 2`, to its channels.
-        weights: `equal`, each order alike; `inverse_variance`, each order's error over the variance of the truth in
+        weights: `equal`, each order alike; `falling`, each even order a third of the one before, since signal falls and
+            noise does not; `inverse_variance`, each order's error over the variance of the truth in
             the batch's voxels inside; or a table from order to weight, 1 where absent. Weights are divided by their
             sum, so that the loss stays on the scale of `mse`; by `inverse_variance` it is relative to the variance.
     """
@@ -27,17 +41,18 @@ class ByOrder:
     def __init__(
         self,
         groups: Mapping[str, slice],
-        weights: Literal["equal", "inverse_variance"] | Mapping[str, float] = "equal",
+        weights: Literal["equal", "falling", "inverse_variance"] | Mapping[str, float] = "equal",
     ) -> None:
         if not groups:
             raise RecipeError("loss by_order weighs groups of channels, found none: pass the representation's groups.")
         self.groups, self.relative = dict(groups), weights == "inverse_variance"
         table = weights if isinstance(weights, Mapping) else {}
-        if not isinstance(weights, Mapping) and weights not in ("equal", "inverse_variance"):
+        if not isinstance(weights, Mapping) and weights not in WORDS:
             raise RecipeError(
-                f"loss by_order was given weights {weights!r}: use equal, inverse_variance, or a table from order to "
-                "weight."
+                f"loss by_order was given weights {weights!r}: use {', '.join(WORDS)}, or a table from order to weight."
             )
+        if weights == "falling":
+            table = {name: FALL ** (order_of(name) / 2) for name in groups}
         for name, weight in table.items():
             if name not in groups:
                 raise NotFoundError(f"loss by_order was given a weight for {name!r}. {nearest(name, groups)}")

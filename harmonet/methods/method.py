@@ -50,5 +50,8 @@ class Method:
         """Take what `state` gave in place of learning it."""
 
     def predict(self, source: Volume, target: Grid) -> NDArray[np.float32]:
-        """The target's channels (X', Y', Z', C) on its grid, in raw units; 0 where the source's mask says nothing."""
+        """The target's channels (X', Y', Z', C) on its grid, in raw units.
+
+        What is said where the source's mask has no voxel near is not used.
+        """
         raise NotImplementedError(f"{type(self).__name__} predicts nothing: define predict(self, source, target).")

@@ -1,7 +1,5 @@
 """Squared error of SH coefficients."""
 
-from collections.abc import Mapping
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,14 +33,3 @@ def calibration(
         return None
     squares = (prediction[mask] - truth[mask]) ** 2
     return float(np.mean(squares / np.maximum(variance[mask], 1e-12), dtype=np.float64))
-
-
-def sh_mse_by_group(
-    prediction: NDArray[np.floating],
-    truth: NDArray[np.floating],
-    mask: NDArray[np.bool_],
-    groups: Mapping[str, slice],
-) -> dict[str, float]:
-    """The same for each group of channels; high orders of few directions are mostly noise, and the total hides it."""
-    squares = np.asarray(np.mean((prediction[mask] - truth[mask]) ** 2, axis=0, dtype=np.float64))
-    return {name: float(squares[channels].mean()) for name, channels in groups.items()}

@@ -1,4 +1,4 @@
-"""Schedules that a recipe may begin with: TOML files of [training] and [loss], one beside this module for each.
+"""What a recipe may begin with: TOML files of [training], [loss] and [model], one beside this module for each.
 
 A preset is no hidden default: its values are written into the recipe, where they can be read and changed.
 """
@@ -13,7 +13,7 @@ PRESETS = ("paper", "recommended")
 
 
 def preset(name: str) -> dict[str, dict[str, Any]]:
-    """The tables `training` and `loss` of a preset, as a recipe has them.
+    """The tables of a preset, as a recipe has them.
 
     >>> preset("paper")["training"]["batch_size"]
     12

@@ -3,6 +3,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Protocol
@@ -11,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 SCALE = 1e3  # errors are shown in units of 1e-3
+MAIN = "sh_mse"  # the metric that is always measured
 INTERPOLATION, NOISE = "interpolation", "the target itself"  # as an evaluation names them
+LINEAR = ("linear", "rish_linear")  # baselines that are fitted, as an evaluation names them
 BASELINES = {  # name to colour
     "identity": "#cccccc",
     INTERPOLATION: "#aaaaaa",
@@ -63,6 +66,38 @@ class MapsLike(Protocol):
     def target(self) -> NDArray[np.float32]: ...
     @property
     def truth(self) -> NDArray[np.float32] | None: ...
+    @property
+    def single(self) -> NDArray[np.float32] | None: ...
+    @property
+    def rival(self) -> str: ...
+    @property
+    def voxel_size(self) -> tuple[float, float, float]: ...
+
+
+class CellLike(Protocol):
+    """One entry of a table."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def best(self) -> bool: ...
+
+
+class TableLike(Protocol):
+    """A table: the first columns, `words` of them, are words, the others numbers; notes stand below it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def words(self) -> int: ...
+    @property
+    def columns(self) -> Sequence[str]: ...
+    @property
+    def rows(self) -> Sequence[Sequence[CellLike]]: ...
+    @property
+    def notes(self) -> Sequence[str]: ...
 
 
 class EvaluationLike(Protocol):
@@ -91,10 +126,29 @@ class EvaluationLike(Protocol):
     @property
     def singles(self) -> Sequence[str]: ...
     @property
+    def kinds(self) -> Mapping[str, str]: ...
+    @property
     def prefixes(self) -> Mapping[Path, str]: ...
+    def tables(self) -> Sequence[TableLike]: ...
     def files(self) -> Mapping[str, str]: ...
+    def numbers(self, method: str, platform: str, against: str) -> Mapping[str, float]: ...
     def values(self, method: str, platform: str, against: str) -> Sequence[float]: ...
     def as_json(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Section:
+    """A further section of the page.
+
+    Attributes:
+        title: Its heading.
+        text: Paragraphs.
+        tables: Each as any table of an evaluation.
+    """
+
+    title: str
+    text: Sequence[str] = ()
+    tables: Sequence[TableLike] = ()
 
 
 def summary(values: Sequence[float]) -> str:

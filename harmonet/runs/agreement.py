@@ -59,6 +59,7 @@ def _terms_with(recipe: Recipe, sidecar: Mapping[str, Any]) -> dict[str, str]:
         "standardisation of the source by": table.standardise,
         "source": f"{source.name} of {' x '.join(f'{edge:g}' for edge in source.voxel_size)} mm",
         "patch size": str(recipe.model.patch_size),
+        "residual": recipe.model.residual,
     }
 
 

@@ -76,7 +76,9 @@ def export(
     Raises:
         OutputError: `out` lies in the run, exists, or is no export.
         DataError: The scores cannot be read, or are another run's.
+        RunError: The run has a method that is no network.
     """
+    refuse_methods(run)
     name = run.folder.resolve().name
     _refuse_taken(run, out, force=force)
     if out.suffix != ".zip":
@@ -144,6 +146,14 @@ def opened(path: Path) -> Iterator[Path]:
             raise DataError(f"{path} cannot be unpacked ({error}): copy it again from its source.") from None
         folders = [inside, *(folder for folder in inside.iterdir() if folder.is_dir())]
         yield next((folder for folder in folders if (folder / MODEL).is_file()), inside)
+
+
+def refuse_methods(run: Trained) -> None:
+    """Refuse to export what is no network: an export is held against what it makes of patches, and a method of none."""
+    if run.methods:
+        raise RunError(
+            f"{run.folder} holds the method {run.recipe.model.method}, and networks alone travel: copy the run."
+        )
 
 
 def _refuse_taken(run: Trained, out: Path, *, force: bool) -> None:

@@ -6,7 +6,7 @@ and lists every artefact with its SHA-256: a folder without it is an unfinished 
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,12 @@ from harmonet.data.splits import Split
 from harmonet.data.standardise import PerAcquisition, Standardisation, Standardises
 from harmonet.errors import NotFoundError, RunError
 from harmonet.files import sha256, write_whole
+from harmonet.methods.method import Method
 from harmonet.model import Model
 from harmonet.platforms import Task
 from harmonet.recipe import Recipe, read_recipe, to_toml
 from harmonet.representation import Representation
+from harmonet.runs.method import as_tensors, methods_for, restore
 from harmonet.runs.providers import providers_of, refuse_other_providers
 from harmonet.training.difference import first_difference
 
@@ -44,9 +46,9 @@ class Trained:
     Attributes:
         folder: Where it lies.
         recipe: What defined it.
-        model: The model, in evaluation mode.
+        model: The model, in evaluation mode; empty where a method predicts that is no network.
         networks: Platform to the name of the network that was chosen for it; to all, joined by `+`, where a fusion
-            takes all.
+            takes all; to that of the method.
         options: Platform to each network's options; a pinned run brings its own, which the recipe does not hold.
         representation: How signals become channels.
         standardise_source: What knows the statistics of a source image.
@@ -54,6 +56,7 @@ class Trained:
         split: Who trained, validated and tests.
         gradients: Platform to its gradient table in the shells, as the first training subject had it.
         facts: The rest of model.json.
+        methods: Platform to the method that predicts it; empty where networks do.
     """
 
     folder: Path
@@ -67,6 +70,7 @@ class Trained:
     split: Split
     gradients: Mapping[str, Gradients]
     facts: Mapping[str, Any]
+    methods: Mapping[str, Method] = field(default_factory=dict)
 
     @property
     def task(self) -> Task:
@@ -98,6 +102,7 @@ def write_run(
     gradients: Mapping[str, Gradients],
     facts: Mapping[str, Any],
     draw: Callable[[Path, Sequence[Mapping[str, Any]]], Sequence[Path]],
+    methods: Mapping[str, Method] | None = None,
 ) -> None:
     """Write a finished run; model.json comes last, so a killed write leaves an unfinished run and never a wrong one.
 
@@ -107,12 +112,13 @@ def write_run(
         options: Platform to the options of each of its networks; the recipe's where None.
         facts: Further keys of model.json.
         draw: Draws the curves into the folder and returns their files.
+        methods: Platform to its method, in place of networks.
     """
     state = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
     for name, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise RunError(f"weight {name} is not finite: the training diverged; lower the learning rate.")
-    write_whole(folder / WEIGHTS, safetensors.torch.save(state))
+    write_whole(folder / WEIGHTS, safetensors.torch.save(state | as_tensors(methods or {})))
     write_whole(folder / RECIPE, to_toml(recipe).encode())
     write_whole(folder / HISTORY, "".join(json.dumps(line) + "\n" for line in history).encode())
     pictures = draw(folder, history) if history else []
@@ -163,7 +169,10 @@ def load(folder: Path | str) -> Trained:
     maps: dict[str, list[int]] = facts["restandardised"]
     singles = {p: build_members(recipe, p, names, options[p], maps.get(p)) for p, names in networks.items()}
     model = model_for(recipe, singles, networks)
-    weights = safetensors.torch.load_file(folder / WEIGHTS)
+    methods, weights = methods_for(recipe), safetensors.torch.load_file(folder / WEIGHTS)
+    restore(methods, weights, folder)
+    if methods:
+        weights = {}  # all of them
     if difference := first_difference(weights, model.state_dict()):
         raise RunError(
             f"the weights in {folder} do not fit the model that its recipe builds here, {difference}: undo what was "
@@ -176,7 +185,8 @@ def load(folder: Path | str) -> Trained:
         folder=folder,
         recipe=recipe,
         model=model,
-        networks={p: name for p, name in networks.items() if p in model.singles},
+        networks={p: name for p, name in networks.items() if p in model.singles}
+        | dict.fromkeys(methods, str(recipe.model.method)),
         options=options,
         representation=representation_of(recipe),
         standardise_source=statistics.pop(recipe.source.name),
@@ -187,6 +197,7 @@ def load(folder: Path | str) -> Trained:
             for name, table in facts["gradients"].items()
         },
         facts=facts,
+        methods=methods,
     )
 
 

@@ -32,6 +32,7 @@ class Material:
     """What every part of one training shares."""
 
     recipe: Recipe
+    dataset: TravellingHeads
     split: Split
     train: Sequence[Head]
     validation: Sequence[Head]
@@ -161,6 +162,7 @@ def gather(
         reading.say(f"the volumes take {size / 1e9:.1f} GB, more than half of the free memory: patches come from files")
     return Material(
         recipe=recipe,
+        dataset=dataset,
         split=split,
         train=train,
         validation=validation,

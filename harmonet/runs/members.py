@@ -17,6 +17,7 @@ from harmonet.build import (
 )
 from harmonet.composer import Single
 from harmonet.composer import compose as compose_modules
+from harmonet.data.duplicates import fingerprint
 from harmonet.errors import NotFoundError, RecipeError, RunError, ShapeError
 from harmonet.fusion import Fusion
 from harmonet.model import Model
@@ -34,8 +35,10 @@ def single_of(folder: Path | str, platform: str) -> tuple[nn.Module, str, Traine
         NotFoundError: The run has no network for that platform.
     """
     run = load(folder)
-    if platform not in run.networks:
-        raise NotFoundError(f"{folder} has no network for {platform}, only for {', '.join(run.networks)}.")
+    if platform not in run.model.singles:
+        raise NotFoundError(
+            f"{folder} has no network for {platform}, only for {', '.join(run.model.singles) or 'none'}."
+        )
     return run.model.singles[platform], run.networks[platform], run
 
 
@@ -72,7 +75,9 @@ def compose(
                 layers = taps_for(run.recipe, platform, name.split("+")[0], fusion) or {}
                 taps.setdefault(platform, layers_of(layers, members_of(network)))
             modules[platform] += members_of(network)
-    return compose_modules(modules, fusion, target, taps=taps, **settings)
+    model = compose_modules(modules, fusion, target, taps=taps, **settings)
+    model.lines.update({p: run.model.lines[p] for _, p, run in pinned if p in run.model.lines and p in model.singles})
+    return model
 
 
 def _refuse_other_sizes(folder: str, run: Trained, platform: str, settings: Mapping[str, Any]) -> None:
@@ -167,6 +172,11 @@ def pinned_runs(material: Material, reading: Reading) -> dict[tuple[str, str], T
         for candidate in filter(is_folder, candidates):
             _, _, run = single_of(candidate, platform)
             _refuse_seen(material, candidate, run)
+            if not _trained_on(run):
+                reading.say(
+                    f"{candidate} keeps no fingerprint of the images that trained it: whether it has seen the subjects "
+                    "who are held out here cannot be checked"
+                )
             if run.recipe.model.fusion is not None:
                 reading.say(f"{candidate} is a composition: its network for {platform} is used, without the fusion")
             names = other_statistics(recipe.source.name, [platform], material, run)
@@ -184,7 +194,17 @@ def pinned_runs(material: Material, reading: Reading) -> dict[tuple[str, str], T
 
 
 def _refuse_seen(material: Material, candidate: str, run: Trained) -> None:
-    """Refuse a member that was trained on our held-out subjects."""
-    seen = set(run.split.train) & {*material.split.validation, *material.split.test}
-    if seen:
-        raise RunError(f"{candidate} was trained on {', '.join(sorted(seen))}, who are held out here: split alike.")
+    """Refuse a member that was trained on our held-out subjects, under their own or another name."""
+    images, trained = _trained_on(run), () if "export" in run.facts else run.split.train  # an export numbers subjects
+    source = material.recipe.source.name
+    for name in sorted({*material.split.validation, *material.split.test}):
+        other = images.get(fingerprint(material.dataset.acquisition(name, source).dwi)) if images else None
+        if name not in trained and other is None:
+            continue
+        who = name if other in (None, name) else f"{name} (there {other})"
+        raise RunError(f"{candidate} was trained on {who}, who is held out here: split alike.")
+
+
+def _trained_on(run: Trained) -> dict[str, str]:
+    """Fingerprint to name of each source image that trained the run, as far as the run still knows them."""
+    return {image: name for name, image in run.facts.get("images", {}).items() if name in run.split.train}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from harmonet.errors import OutputError, RunError
 from harmonet.files import write_whole
 from harmonet.model import Model, answers
+from harmonet.runs.export import refuse_methods
 from harmonet.runs.folder import Trained
 
 
@@ -37,8 +38,9 @@ def write_program(run: Trained, path: Path, *, force: bool = False) -> tuple[str
 
     Raises:
         OutputError: The name does not end in `.pt2`, or the file exists.
-        RunError: A layer cannot be exported.
+        RunError: A layer cannot be exported, or the run has a method that is no network.
     """
+    refuse_methods(run)
     if path.suffix != ".pt2":
         raise OutputError(f"{path} names no program: write a name that ends in .pt2.")
     if path.exists() and not force:

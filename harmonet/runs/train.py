@@ -22,15 +22,14 @@ from harmonet.build import (
     trains_in_unison,
 )
 from harmonet.data.layout import TravellingHeads
-from harmonet.data.standardise import Standardisation
-from harmonet.errors import DataError, OutputError, RecipeError
+from harmonet.errors import DataError, OutputError
 from harmonet.files import PARTIAL, foreign_in, sweep_partial, write_whole
 from harmonet.model import Model
 from harmonet.reading import INPUTS as INPUTS_CHECK
 from harmonet.reading import Reading
 from harmonet.recipe import Recipe, read_recipe, to_toml
 from harmonet.runs.curves import CURVES, draw_curves
-from harmonet.runs.fitting import fit_composition, fit_single, score
+from harmonet.runs.fitting import error_alone, fit_composition, fit_single, fitted_lines, score, tell_statistics
 from harmonet.runs.folder import (
     CHECKPOINTS,
     HISTORY,
@@ -42,6 +41,7 @@ from harmonet.runs.folder import (
     load,
     write_run,
 )
+from harmonet.runs.learning import check_method, learn
 from harmonet.runs.lock import LOCK, locked
 from harmonet.runs.material import FEED, Material, gather, split_of
 from harmonet.runs.members import first_composition, pinned_runs, word_of
@@ -69,6 +69,7 @@ def train(
     reading: Reading = Reading(),  # noqa: B008  frozen
     engine: Engine = ALONE,
     measure: bool = False,
+    found: Sequence[Path] = (),
 ) -> Trained:
     """Train the singles, choose among candidates by validation error, train the composition.
 
@@ -83,6 +84,7 @@ def train(
         force: Replace a finished or unfinished run.
         reading: How acquisitions are read.
         engine: Where it computes, and with whom; the process of rank 0 alone writes.
+        found: Folders in which single networks of the very same recipe may lie, trained already.
         measure: Choose threads, optimiser and compiling by measuring, as `harmonet.runs.tuning` does.
 
     Raises:
@@ -97,6 +99,7 @@ def train(
     recipe = adopted(out, recipe) if resume else recipe
     if measure:
         refuse_untunable(out, engine, resume=resume)
+    check_method(recipe, measure=measure)
     check_trackers(recipe.training.trackers)
     check_objective(recipe.loss.model_dump(), representation_of(recipe).groups())
     if recipe.training.threads:
@@ -124,7 +127,10 @@ def train(
             write_whole(out / RECIPE, to_toml(recipe).encode())
             write_whole(out / INPUTS, (json.dumps(material.inputs, indent=1) + "\n").encode())
         engine.wait()
-        return _train(material, out, plan, pinned)
+        if recipe.model.method is not None:
+            learn(material, out)
+            return load(out)
+        return _train(material, out, plan, pinned, found)
 
 
 def _train(
@@ -132,6 +138,7 @@ def _train(
     out: Path,
     plan: tuple[Model, dict[str, str], dict[str, list[Mapping[str, Any]]]],
     pinned: Mapping[tuple[str, str], Trained],
+    found: Sequence[Path],
 ) -> Trained:
     """The parts of a run one after the other, each of which is done once."""
     recipe = material.recipe
@@ -140,8 +147,8 @@ def _train(
     errors: dict[str, dict[str, float]] = {}
     for platform in first.singles:
         candidates = recipe.model.candidates[platform]
-        runs = {c: pinned.get((platform, c)) or _candidate(material, platform, c, out) for c in candidates}
-        errors[platform] = {name: _validation_error(material, platform, run) for name, run in runs.items()}
+        runs = {c: pinned.get((platform, c)) or _candidate(material, platform, c, out, found) for c in candidates}
+        errors[platform] = {name: error_alone(material, platform, run) for name, run in runs.items()}
         best = min(errors[platform], key=errors[platform].__getitem__)
         chosen[platform] = runs if takes_all(recipe) else {best: runs[best]}
         names[platform] = "+".join(word_of(candidate, run, platform) for candidate, run in chosen[platform].items())
@@ -149,6 +156,7 @@ def _train(
     trained = {p: [m for run in runs.values() for m in members_of(run.model.singles[p])] for p, runs in chosen.items()}
     unread = {p: build_members(recipe, p, names[p], options[p]) for p in names if p not in chosen}  # for their sizes
     model = model_for(recipe, {**trained, **unread}, names)
+    model.lines.update(fitted_lines(material, list(model.lines)))
     if recipe.model.fusion is not None and trains_in_unison(recipe):
         outcome = fit_composition(material, model, out, recipe.model.fusion)
     else:
@@ -224,34 +232,25 @@ def refuse_taken(out: Path, recipe: Recipe, *, resume: bool, force: bool) -> Non
             )
 
 
-def _candidate(material: Material, platform: str, candidate: str, out: Path) -> Trained:
+def _candidate(material: Material, platform: str, candidate: str, out: Path, found: Sequence[Path]) -> Trained:
     """One candidate trained now, or found finished: a single network, a run of its own."""
-    folder = out / SINGLES / f"{platform}.{candidate}"
+    name = f"{platform}.{candidate}"
+    folder, recipe = out / SINGLES / name, single_recipe(material.recipe, platform, candidate)
     if not is_complete(folder):
+        for place in (place / name for place in found if is_complete(place / name)):
+            run = load(place)
+            if run.recipe == recipe and run.split == material.split and run.facts["images"] == material.facts["images"]:
+                return run
         if material.engine.leads:
             sweep_partial(folder)
-        recipe = single_recipe(material.recipe, platform, candidate)
         network = network_for(material.recipe, platform, candidate)
-        _tell_statistics(network, candidate, material, platform)
+        tell_statistics(network, candidate, material, platform)
         model = model_for(recipe, {platform: network}, {platform: candidate})
+        model.lines.update(fitted_lines(material, list(model.lines)))
         outcome = fit_single(material, model, platform, folder, f"{candidate} for {platform}")
         facts = {"validation": {"score": outcome.score, "best_epoch": outcome.best_epoch}}
         _finish(material, folder, recipe, model, {platform: candidate}, outcome.history, facts)
     return load(folder)
-
-
-def _tell_statistics(network: Any, name: str, material: Material, platform: str) -> None:
-    """Give a network that reads raw units the statistics that its channels were standardised with."""
-    if not hasattr(network, "set_statistics"):
-        return
-    source, target = material.standardise_source, material.standardise[platform]
-    if not isinstance(source, Standardisation):
-        raise RecipeError(
-            f"{name} reads raw units, which a source standardised by each acquisition does not have: "
-            "set [representation] standardise = 'training'."
-        )
-    parts = (source.mean, source.std, target.mean, target.std)
-    network.set_statistics(*(torch.as_tensor(part, dtype=torch.float32) for part in parts))
 
 
 def single_recipe(recipe: Recipe, platform: str, candidate: str) -> Recipe:
@@ -276,10 +275,6 @@ def single_recipe(recipe: Recipe, platform: str, candidate: str) -> Recipe:
     loss = recipe.loss.model_copy(update={"platforms": {}})
     training = recipe.training.model_copy(update={"rates": {}})
     return recipe.model_copy(update={"model": model, "target": targets, "loss": loss, "training": training})
-
-
-def _validation_error(material: Material, platform: str, run: Trained) -> float:
-    return score(material, Model({platform: run.model.singles[platform]}, {}, {}), (platform,))
 
 
 def _finish(

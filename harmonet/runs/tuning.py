@@ -7,7 +7,6 @@ chosen otherwise, and sums in another order give other last bits.
 import copy
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -35,7 +34,6 @@ TUNING = "tuning.json"
 KEYS = ("threads", "fused", "compile")  # of [training]
 STEPS = 4  # measured of each setting, in each of two rounds, after one that is not
 GAIN = 1.05  # what is not clearly faster is left as it is
-COMPILERS = ("g++", "clang++", "c++")
 
 
 @dataclass(frozen=True)
@@ -165,7 +163,7 @@ def _compiled(
     material: Material, platform: str, network: nn.Module, best: Setting, found: dict[Setting, float], epochs: int
 ) -> tuple[Setting, tuple[str, ...]]:
     """The setting, compiled where that pays over the whole training, and why not where it does not."""
-    if material.engine.device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", ""), *COMPILERS))):
+    if not material.engine.can_compile:
         return best, ("compiling was not tried, since there is no C++ compiler",)
     compiled = replace(best, compile=True)
     try:
@@ -184,7 +182,7 @@ def _trial(material: Material, platform: str, network: nn.Module, setting: Setti
     torch.set_num_threads(setting.threads)
     model = Model({platform: copy.deepcopy(network).requires_grad_(True)}, {}, {}).to(engine.device).train()
     if setting.compile:
-        model.singles[platform].compile()
+        engine.compile(model.singles[platform])
     optimiser = torch.optim.Adam(model.parameters(), lr=table.learning_rate, fused=setting.fused or None)
     times = []
     for batch in islice(_batches(material, platform, max(table.batch_size // table.accumulate, 1)), STEPS + 1):

@@ -8,12 +8,15 @@ from typing import Any, Literal, TypeVar
 
 from harmonet import plugins
 from harmonet.errors import NotFoundError, nearest
-from harmonet.registry import FUSIONS, NETWORKS, FusionEntry, NetworkEntry
+from harmonet.registry import FUSIONS, METHODS, NETWORKS, FusionEntry, MethodEntry, NetworkEntry, Registry
 from harmonet.testing.fusions import fusion_checks
 from harmonet.testing.harness import Check, Options, title
+from harmonet.testing.methods import method_checks
 from harmonet.testing.networks import network_checks
 
-Checked = NetworkEntry | FusionEntry
+Checked = NetworkEntry | FusionEntry | MethodEntry
+REGISTRIES: tuple[Registry[Any], ...] = (NETWORKS, FUSIONS, METHODS)
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -35,19 +38,21 @@ class Result:
 
 
 def entry_of(name: str) -> Checked:
-    """The network of that name, or else the fusion."""
+    """The network of that name, or else the fusion, or else the method."""
     broken = plugins.left_out()
-    for registry in (NETWORKS, FUSIONS):
-        if name in registry.names():
+    for registry in REGISTRIES:
+        if name in registry:
             found: Checked = registry.get(name)
             return found
-    known = [*NETWORKS.names(), *FUSIONS.names()]
-    raise NotFoundError(f"no network or fusion {name!r}. {nearest(name, known)}{broken}")
+    known = [known for registry in REGISTRIES for known in registry.names()]
+    raise NotFoundError(f"no network, fusion or method {name!r}. {nearest(name, known)}{broken}")
 
 
 def checks_of(entry: Checked | str) -> list[Check]:
-    """The checks that an entry, or the network or fusion of that name, must pass."""
+    """The checks that an entry, or the network, fusion or method of that name, must pass."""
     found = entry_of(entry) if isinstance(entry, str) else entry
+    if isinstance(found, MethodEntry):
+        return method_checks()
     return network_checks() if isinstance(found, NetworkEntry) else fusion_checks()
 
 
@@ -55,7 +60,7 @@ def examine(entry: Checked | str, **options: Any) -> Iterator[Result]:
     """One result after the other, of every check.
 
     Args:
-        entry: A card, or the name of a network or fusion.
+        entry: A card, or the name of a network, fusion or method.
         options: Options to build it with.
 
     >>> [result.check for result in examine("msp") if result.result == "failed"]
@@ -93,7 +98,7 @@ def parametrize_with_checks(
     What a card declares unsupported is expected to fail, strictly: a check that then passes is a failure.
 
     Args:
-        entries: Cards, or names of networks and fusions.
+        entries: Cards, or names of networks, fusions and methods.
         options: Name to the options to build it with; small ones make it quick.
 
     Raises:

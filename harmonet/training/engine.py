@@ -4,6 +4,7 @@ torchrun --nproc-per-node 2 -m harmonet train recipe.toml --data heads --out run
 """
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from harmonet.errors import RunError
 
 PATIENCE = timedelta(minutes=10)  # a rank that has died is missed after this; torch's own default is half an hour
 CPU = torch.device("cpu")
+COMPILERS = ("g++", "clang++", "c++")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -44,8 +46,13 @@ class Engine:
         """Whether this process writes."""
         return self.rank == 0
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """What to call in a step in place of the model, which has been moved to the device: gradients are averaged."""
+    def wrap(self, model: nn.Module, *, unused: bool) -> nn.Module:
+        """What to call in a step in place of the model, which has been moved to the device: gradients are averaged.
+
+        Args:
+            model: All of it.
+            unused: Whether no prediction reaches some of its trained parameters; torch looks for these at every step.
+        """
         if self.ranks == 1:
             return model
         if self.shard:
@@ -55,8 +62,29 @@ class Engine:
             # In place. The mesh is named, since by itself it would lie on a GPU wherever there is one.
             fully_shard(model, mesh=init_device_mesh(self.device.type, (self.ranks,)))
             return model
-        # A rank's patches may lack a platform, whose networks then get no gradient there.
-        return nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
+        return nn.parallel.DistributedDataParallel(model, find_unused_parameters=unused)
+
+    @property
+    def can_compile(self) -> bool:
+        """Whether there is what torch compiles with: on a CPU, a C++ compiler, in CXX or by one of its usual names."""
+        return self.device.type != "cpu" or any(map(shutil.which, (os.environ.get("CXX", ""), *COMPILERS)))
+
+    def compile(self, network: nn.Module) -> None:
+        """Compile the network in place, when it is first called.
+
+        Raises:
+            RunError: There is no compiler.
+        """
+        if not self.can_compile:
+            raise RunError(
+                f"[training] compile = true needs a C++ compiler, found none of {', '.join(COMPILERS)}, nor one in "
+                "CXX: install one, or leave compile out."
+            )
+        network.compile()
+        if type(network).forward.__module__.startswith("torch."):
+            # Torch passes over what its own files define: of a plain nn.Sequential nothing would be compiled, and
+            # nothing said. In a function of ours it is taken in whole.
+            network._compiled_call_impl = torch.compile(lambda *given: network._call_impl(*given))  # type: ignore[no-untyped-call]
 
     def states(self, model: nn.Module, optimiser: Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
         """Whole weights and optimiser state, whoever holds which part of them; every rank must ask."""

@@ -15,7 +15,7 @@ from harmonet.errors import RecipeError, RunError
 from harmonet.losses.weighting import Term
 from harmonet.model import Model
 from harmonet.training.batches import passes, to_tensors
-from harmonet.training.checkpoint import Checkpoints
+from harmonet.training.checkpoint import LAST, Checkpoints
 from harmonet.training.difference import first_difference
 from harmonet.training.engine import ALONE, Engine
 from harmonet.training.finite import broken_parts
@@ -126,7 +126,9 @@ class _Training:
         self.scaler = torch.amp.GradScaler(engine.device.type, enabled=engine.precision == "float16")
         self._refuse_unshared()
         # Gradients that are taken term by term pass the wrapper's hooks; the objective averages them itself.
-        self.net = self.model if self.objective.by_term else engine.wrap(self.model)
+        self.net = (
+            self.model if self.objective.by_term else engine.wrap(self.model, unused=not self.objective.reaches_all)
+        )
         # Found once, after sharding has replaced them: at every step, finding took longer than reading the gradients.
         self._parameters, self._penalised = list(self.model.parameters()), penalised(self.model)
         self._trained = [p for p in self._parameters if p.requires_grad]
@@ -162,10 +164,11 @@ class _Training:
         self.optimiser.zero_grad(set_to_none=True)
         values = len(self.feed) * sum(math.prod(target.shape[1:]) for target in batch.targets.values())
         loss, penalised = 0.0, False
-        for one in passes(batch, self.manner.accumulate, self.engine.device):
+        parts = list(passes(batch, self.manner.accumulate, self.engine.device))  # fewer of an epoch's last batch
+        for one in parts:
             with self.engine.autocast():
                 stages = self.net(one.source)
-            addition = penalty(self.model, self._penalised) / (values * self.manner.accumulate)
+            addition = penalty(self.model, self._penalised) / (values * len(parts))
             penalised = addition.requires_grad
             if self.engine.ranks > 1:  # torch's DDP waits for every gradient, also of a platform that no process has
                 addition = addition + 0.0 * sum(y.sum() for stage in stages for y in stage.values())
@@ -298,15 +301,16 @@ class _Training:
         """Compile the networks that no fusion looks into; a hook inside a compiled one would not be called."""
         for platform, network in self.model.singles.items():
             if not self.model.taps.get(platform):
-                network.compile()
+                self.engine.compile(network)
 
     def _leave_out(self, wrong: str) -> None:
         """Take no step: float16 lowers its scale, others stop unless steps may be skipped."""
         if not (self.manner.skip or self.scaler.is_enabled()):
+            folder = self.checkpoints.folder
+            kept = f"; the last good checkpoint is in {folder}" if (folder / LAST).is_file() else ""
             raise RunError(
                 f"{self.phase}: {wrong} is not finite at epoch {self.at.epoch + 1}, step {self.at.step + 1}: lower the "
-                "learning rate, or set [training] nonfinite = 'skip'; the last good checkpoint is in "
-                f"{self.checkpoints.folder}."
+                f"learning rate, or set [training] nonfinite = 'skip'{kept}."
             )
         self.outcome.skipped += 1
 

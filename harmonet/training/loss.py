@@ -7,20 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from harmonet.losses.gaussian import SquaredError
-from harmonet.losses.masked import masked_likelihood, masked_mean, masked_mse
 from harmonet.losses.weighting import Term
-
-__all__ = [
-    "Loss",
-    "Term",
-    "error_terms",
-    "loss_terms",
-    "masked_likelihood",
-    "masked_mean",
-    "masked_mse",
-    "penalised",
-    "penalty",
-]
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]  # prediction, truth, inside, variance
 Stages = Sequence[Mapping[str, Tensor]]
@@ -55,15 +42,6 @@ def loss_terms(
         for number, stage in enumerate(stages)
         for platform, prediction in stage.items()
         if platform in platforms
-    }
-
-
-def error_terms(stages: Stages, targets: Mapping[str, Tensor], inside: Mapping[str, Tensor]) -> dict[Term, Tensor]:
-    """The mean squared error of each stage and platform that it predicts, whatever the loss; 0 where nothing is."""
-    return {
-        (number, platform): masked_mse(prediction, targets[platform], inside[platform])
-        for number, stage in enumerate(stages)
-        for platform, prediction in stage.items()
     }
 
 

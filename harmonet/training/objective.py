@@ -11,9 +11,9 @@ from harmonet import plugins
 from harmonet.errors import HarmonetError, NotFoundError, RecipeError, RunError, nearest
 from harmonet.losses.equal import Equal
 from harmonet.losses.surgery import NAMES, Surgery, surgery
-from harmonet.losses.weighting import Weighting
+from harmonet.losses.weighting import Term, Weighting
 from harmonet.model import Model
-from harmonet.training.loss import Loss, Stages, Term, loss_terms
+from harmonet.training.loss import Loss, Stages, loss_terms
 from harmonet.training.tally import Tally
 
 Groups = Mapping[str, slice]
@@ -110,6 +110,11 @@ class Objective:
     def parameters(self) -> list[nn.Parameter]:
         """Of the weighting; they are trained with the model's."""
         return list(self.weighting.parameters())
+
+    @property
+    def reaches_all(self) -> bool:
+        """Whether each of the trained parameters is reached by some prediction."""
+        return all(any(places[at] for places in self._reach.values()) for at in range(len(self._trained)))
 
     @property
     def takes_parts(self) -> bool:

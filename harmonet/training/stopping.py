@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from harmonet.interruption import Stopped
+
 # SLURM sends USR1 ahead of the time limit where it is told to, TERM on pre-emption; people send INT.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
 
@@ -54,7 +56,7 @@ def deferred() -> Iterator[Stop]:
         stop.signal = number
         _listen(before)
         if not stop.waits:
-            raise SystemExit(stop.status())
+            raise Stopped(stop.status())
 
     heard = {number: remember for number, handler in before.items() if handler is not signal.SIG_IGN}
     _listen(heard)
@@ -63,7 +65,7 @@ def deferred() -> Iterator[Stop]:
     finally:
         _listen(before)
     if stop.signal:  # it came after the last time that anybody asked
-        raise SystemExit(stop.status())
+        raise Stopped(stop.status())
 
 
 def _listen(handlers: Any) -> None:

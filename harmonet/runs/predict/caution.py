@@ -27,8 +27,9 @@ Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 DISAGREEMENT = (
-    "Standard deviation of what the stages of the model say (the single network, then each step of the fusion), root "
-    "mean square over the channels, in standard deviations of the training subjects' voxels of this platform"
+    "Standard deviation of what the networks of this platform say, or where it has one of what the stages of the model "
+    "say (the single network, then each step of the fusion), root mean square over the channels, in standard "
+    "deviations of the training subjects' voxels of this platform"
 )
 DISTANCE = (
     "Distance of the input from the training subjects of the source platform: root mean square over the channels of "
@@ -37,18 +38,22 @@ DISTANCE = (
 )
 
 
-def disagreement(stages: Sequence[Mapping[str, Floats]], platform: str, mask: Mask) -> Floats | None:
-    """(X, Y, Z) sample standard deviation over the stages' standardised answers, root mean square over channels.
+def voices(stages: Sequence[Mapping[str, Floats]], platform: str) -> list[Floats]:
+    """What answers for a platform: its networks where a stage has several of them (`members`), else every stage."""
+    members = ([member[platform] for member in getattr(s, "members", ()) if platform in member] for s in stages)
+    return next(filter(None, members), [stage[platform] for stage in stages if platform in stage])
+
+
+def disagreement(said: Sequence[Floats], mask: Mask) -> Floats | None:
+    """(X, Y, Z) sample standard deviation over standardised answers, root mean square over channels.
 
     Args:
-        stages: Platform to (X, Y, Z, C), of which those that have the platform count.
-        platform: Which.
+        said: Each (X, Y, Z, C).
         mask: (X, Y, Z); 0 outside.
 
     Returns:
-        None where fewer than two stages have the platform, so that nobody could disagree.
+        None where fewer than two answer, so that nobody could disagree.
     """
-    said = [stage[platform] for stage in stages if platform in stage]
     if len(said) < 2:
         return None
     out = np.zeros(mask.shape, dtype=np.float32)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from harmonet import sh
 from harmonet.data.axes import from_canonical
 from harmonet.data.gradients import from_world, write_gradients
-from harmonet.data.nifti import write_nifti
+from harmonet.data.nifti import read_header, write_nifti
 from harmonet.data.scan import Scan
 from harmonet.errors import DataError, OutputError
 from harmonet.files import check_readable, sha256, write_whole
@@ -168,10 +168,11 @@ def _write_one(run: Trained, scan: Scan, prediction: Prediction, platform: str, 
     """Channels and mask with their sidecar, the DWI that they stand for, and the caution maps."""
     volume, affine, channels = prediction.volume, prediction.stored.affine, run.representation.suffix
     common = _sidecar(run, scan, prediction, platform)
+    codes = scan.codes if prediction.onto is None else read_header(prediction.onto).codes
 
     def write(kind: str, data: NDArray[Any], description: str) -> None:
         turned = from_canonical(data, prediction.stored)
-        write_nifti(Path(f"{stem}_{kind}.nii.gz"), turned, affine, description=f"harmonet {description}")
+        write_nifti(Path(f"{stem}_{kind}.nii.gz"), turned, affine, description=f"harmonet {description}", codes=codes)
 
     write(channels, _in_basis(volume.channels, output.basis), run.recipe.representation.name)
     write("mask", volume.mask, "mask")

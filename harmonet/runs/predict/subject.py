@@ -16,11 +16,12 @@ from harmonet.data.scan import Scan
 from harmonet.data.standardise import PerAcquisition
 from harmonet.data.volumes import SEEN, Volume
 from harmonet.errors import DataError, NotFoundError
-from harmonet.inference import MEMORY, Filled, Where, predict_stages
+from harmonet.inference import MEMORY, Filled, Where
 from harmonet.model import answers
 from harmonet.platforms import Grid, Kind, align
+from harmonet.runs.answering import stages_of
 from harmonet.runs.folder import Trained
-from harmonet.runs.predict.caution import check_kind, concerns, disagreement, distance
+from harmonet.runs.predict.caution import check_kind, concerns, disagreement, distance, voices
 from harmonet.training.loop import Watch
 
 Floats = NDArray[np.float32]
@@ -81,23 +82,16 @@ def predict(
         notes += _overlap(source, stored, f"{scan.subject} {scan.platform}", onto)
     factors, kinds = run.task.upsampling, kinds_of(run.recipe)
     where = {name: _where(source.grid, factors[name], kinds[name]) for name in names}
-    stages = predict_stages(
-        run.model,
-        standardised,
-        source.mask,
-        where,
-        run.recipe.model.patch_size,
-        None if watch is None else lambda done, total: watch("predicting", done, total, ""),
-        memory=memory,
-    )
+    stages = stages_of(run, source, where, watch, memory=memory, members=True)
     far = distance(standardised)[..., None]
     predictions = {}
     for name in names:
         grid = where[name].grid
         near, mask = resample(far, source.mask, source.grid, grid)
-        channels, variance = _answer(run, stages, name, mask)
+        channels, variance = _answer(stages, name, mask)
         maps = {} if isinstance(run.standardise_source, PerAcquisition) else {"distance": near[..., 0]}
-        apart = disagreement(stages, name, mask)
+        scale = run.standardise[name].std.astype(np.float32)
+        apart = disagreement([volume / scale for volume in voices(stages, name)], mask)
         if apart is not None:
             maps["disagreement"] = apart
         place = scan.stored.refined(factors[name], kinds[name])
@@ -136,7 +130,7 @@ def carried(volume: Floats, source: Grid, grid: Grid) -> Floats:
 
 def _names(run: Trained, platforms: Sequence[str] | None) -> list[str]:
     """The targets that are asked for; all that the run predicts where None."""
-    told = [name for name in run.task.target_names if name in run.model.singles or name in run.model.fusions]
+    told = [name for name in run.task.target_names if name in run.networks or name in run.model.fusions]
     if platforms is None:
         return told
     for name in platforms:
@@ -154,13 +148,13 @@ def _where(source: Grid, factor: int, kind: Kind) -> Where:
     return Where(grid, align(source, grid, factor))
 
 
-def _answer(run: Trained, stages: Sequence[Filled], name: str, mask: NDArray[np.bool_]) -> tuple[Floats, Floats | None]:
-    """Channels of a platform in raw units, and their variance where the last stage that has the platform knows it."""
-    channels = run.standardise[name].invert(answers(stages)[name])
+def _answer(stages: Sequence[Filled], name: str, mask: NDArray[np.bool_]) -> tuple[Floats, Floats | None]:
+    """Channels of a platform, and their variance where the last stage that has the platform knows it."""
+    channels: Floats = answers(stages)[name]
     channels[~mask] = 0
     variance = next(stage for stage in reversed(stages) if name in stage).variances.get(name)
     if variance is not None:
-        variance = variance * (run.standardise[name].std.astype(np.float32) ** 2) * mask[..., None]
+        variance = variance * mask[..., None]
     return channels, variance
 
 

@@ -6,6 +6,8 @@ cards; `build` is text, so that the code (and torch) is imported when somebody u
 
 import harmonet as hn
 
+harmonet_api = 1  # the plugin API that this package was written for
+
 
 @hn.hookimpl
 def harmonet_networks() -> list[hn.NetworkEntry]:
