@@ -65,7 +65,7 @@ def rows_of(
         fusions: Names of fusions.
         control: The network that is trained longer, and wider; the first where None.
         controls: Whether there are control rows.
-        subsets: Whether the first fusion is also trained without each platform in turn.
+        subsets: Whether the last fusion is also trained without each platform in turn.
 
     Raises:
         NotFoundError: There is no such network, fusion or control.
