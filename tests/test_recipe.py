@@ -37,6 +37,7 @@ def test_every_default_is_written_out(recipe):
         "start": 0.0,
         "ramp": 0.5,
         "final": 1.0,
+        "weights": "mean",
     }
     assert tables["representation"]["options"] == {"order": 6, "laplace_beltrami": 0.006}
     assert tables["training"]["batch_size"] == 12
