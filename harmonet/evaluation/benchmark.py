@@ -100,6 +100,8 @@ def _rivals(
     others = [row for row in rows if row.role == "fusion" and row.label != method]
     if any(row.label == method and row.role == "fusion" for row in rows):
         yield from (("another fusion", row.label) for row in others)
+        alone = [row for row in rows if row.role == "control" and row.recipe.model.fusion is None]
+        yield from (("a control", row.label) for row in alone if len(row.recipe.model.candidates[platform]) == 1)
 
 
 def _compared(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Comparison | None:
@@ -122,7 +124,8 @@ def gains_table(evaluation: Evaluation, rows: Sequence[Row], against: str) -> Ta
             p_values = (None if gain.holm is None else c.signed_rank.p, gain.holm, gain.bonferroni)
             texts = [f"{c.gain:+.1f}{ends}", *("no test" if p is None else f"{p:.3g}" for p in p_values), str(c.n)]
             texts.append(c.worst.subject)
-        beside = gain.rival if gain.role == "another fusion" else f"{gain.role} ({gain.rival})"
+        bare = gain.role in ("another fusion", "a control")
+        beside = gain.rival if bare else f"{gain.role} ({gain.rival})"
         body.append([Cell(text) for text in (gain.platform, gain.method, beside, *texts)])
     columns = ["platform", "method", "beside", "gain % [95 %]", "p", "Holm", "Bonferroni", "n", "worst subject"]
     counts = Counter(gain.method for gain in found if gain.holm is not None)
