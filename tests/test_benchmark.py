@@ -58,12 +58,14 @@ def test_the_rows_are_networks_fusions_and_controls(rows):
         "cpm": "fusion",
         "msp": "fusion",
         "ensemble": "control",
+        "diqt_seeds": "control",
         "diqt_longer": "control",
         "diqt_wider": "control",
         "msp_alpha_0": "control",
         "msp_frozen": "control",
     }
     assert rows["diqt_longer"].recipe.training.epochs == 2
+    assert rows["diqt_seeds"].recipe.model.candidates["prisma_st"] == ["diqt", "diqt@1"]  # as many as msp joins
     assert rows["msp_alpha_0"].recipe.model.options["msp"]["final"] == 0.0
     assert rows["msp_frozen"].recipe.model.frozen == list(NAMES)
     assert rows["diqt"].recipe.model.options == {"diqt": rows["msp"].recipe.model.options["diqt"]}
@@ -110,7 +112,7 @@ def test_parts_train_and_the_whole_makes_the_tables(done, tiny_heads, invoke):
     assert trained.recipe.model.fusion == "msp"
     assert not (trained.folder / "singles").exists()
     before = {path: path.stat().st_mtime_ns for path in (done / "out" / "runs").rglob("weights.safetensors")}
-    assert len(before) == 9 + 4 + 2 + 2  # the rows, and the single networks inside those that train such
+    assert len(before) == 10 + 4 + 2 + 2 + 2  # the rows, and the single networks inside those that train such
 
     ended = invoke(*words)
     assert ended.status == 0, ended.err

@@ -93,7 +93,7 @@ def _rivals(
     if best is not None:
         yield BEST_SINGLE, best
     ensembles = [row.label for row in rows if row.recipe.model.fusion == "ensemble"]
-    yield from (("an ensemble of the same networks", label) for label in ensembles)
+    yield from (("an ensemble", label) for label in ensembles if label != method)
     linear = best_linear(evaluation, platform, against)
     if linear is not None:
         yield BEST_LINEAR, linear
@@ -124,7 +124,7 @@ def gains_table(evaluation: Evaluation, rows: Sequence[Row], against: str) -> Ta
             p_values = (None if gain.holm is None else c.signed_rank.p, gain.holm, gain.bonferroni)
             texts = [f"{c.gain:+.1f}{ends}", *("no test" if p is None else f"{p:.3g}" for p in p_values), str(c.n)]
             texts.append(c.worst.subject)
-        bare = gain.role in ("another fusion", "a control")
+        bare = gain.role in ("an ensemble", "another fusion", "a control")
         beside = gain.rival if bare else f"{gain.role} ({gain.rival})"
         body.append([Cell(text) for text in (gain.platform, gain.method, beside, *texts)])
     columns = ["platform", "method", "beside", "gain % [95 %]", "p", "Holm", "Bonferroni", "n", "worst subject"]

@@ -96,6 +96,11 @@ def _controls(budget: Recipe, networks: Sequence[str], fusions: Sequence[str], c
         rows.append(
             Row("ensemble", "ensemble of the networks", "control", _recipe(budget, networks, "ensemble"), words)
         )
+    seeds = [control, *(f"{control}@{n}" for n in range(1, len(budget.target)))]
+    if len(seeds) > 1:
+        words = "as many of one network as a fusion joins: the mean of what they say, at the same cost"
+        label = f"ensemble of {len(seeds)} seeds of {control}"
+        rows.append(Row(f"{control}_seeds", label, "control", _recipe(budget, seeds, "ensemble"), words))
     longer = {"epochs": table.epochs + table.joint_epochs, "steps": table.steps + table.joint_steps}
     trained = budget.model_copy(update={"training": table.model_copy(update=longer)})
     words = "alone for as many epochs as a fusion's networks are trained alone and jointly"
