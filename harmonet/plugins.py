@@ -192,7 +192,7 @@ def provider(registry: Registry[Any], name: str) -> dict[str, str]:
 def list_networks(pattern: str = "*") -> list[str]:
     """Names of the registered single networks that match the wildcard pattern.
 
-    >>> list_networks("*res*")
+    >>> list_networks("shres*")
     ['shresnet', 'shresnet2017']
     """
     load()

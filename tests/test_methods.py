@@ -222,7 +222,7 @@ def test_methods_and_networks_stand_in_one_table(run, tiny_run, tiny_heads):
         assert ours != default  # another width
         assert ours == pytest.approx(default, rel=0.2)
     roles = {r.role for r in comparisons(found, "truth") if r.method == "rish: rish_linear"}
-    assert roles == {"the best single network", "interpolation"}
+    assert roles == {"the best single network", "the best linear baseline", "interpolation"}
     assert "rish: rish_linear" not in found.singles
 
 

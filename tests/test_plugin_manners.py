@@ -78,7 +78,12 @@ def test_the_user_can_end_the_program_while_a_plugin_is_imported(tmp_path, words
     mark = tmp_path / "imported"
     install(tmp_path, "slow", f"import time\nopen({str(mark)!r}, 'w').close()\ntime.sleep(600)")
     begun = subprocess.Popen(
-        [sys.executable, *words], env=environment_of(tmp_path), cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        [sys.executable, *words],
+        env=environment_of(tmp_path),
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # jobs in the background ignore it
     )
     until = time.monotonic() + 60
     while not mark.exists() and time.monotonic() < until:
